@@ -1,0 +1,1 @@
+"""Prefect flows around the DVC stages, and the command line."""

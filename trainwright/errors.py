@@ -1,0 +1,51 @@
+"""The three ways in which Trainwright says no, and their exit codes."""
+
+from dataclasses import dataclass
+
+
+class TrainwrightError(Exception):
+    """An end that is explained to the user instead of traced back."""
+
+    exit_code = 3
+
+
+class RefusedError(TrainwrightError):
+    """A gate or a comparison said no."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with an input: where it is, what is wrong and what to do about it.
+
+    `file` is as the user wrote it; `row` is the row's place in that file as a person would look for it
+    ("row 17", "line 3", "data[0].paragraphs[2].qas[1]"), empty when the whole file is meant.
+    """
+
+    file: str
+    reason: str
+    remedy: str
+    row: str = ""
+    field: str = ""
+    id: str = ""
+
+    def __str__(self) -> str:
+        place = ", ".join(part for part in (self.file, self.row, self.field and f"field {self.field!r}") if part)
+        return f"{place}: {self.reason}. {self.remedy}"
+
+
+class InputError(TrainwrightError):
+    """The input or the configuration is wrong; carries every fault found, at least one."""
+
+    exit_code = 2
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        super().__init__("\n".join(str(fault) for fault in faults))
+
+
+class MachineryError(TrainwrightError):
+    """A worker, a server, a remote or a child process failed."""
+
+    exit_code = 3

@@ -1,0 +1,79 @@
+"""The paper that a gate hands on: which bytes it passed. A stage opens its input only through `check`.
+
+The certificate names pipeline, gate and the digest of the bytes, no more, so that it changes only when the
+bytes do. What was promised and seen is in the gate's result beside it, which no stage depends on: a promise
+tightened that still holds re-runs the gate and retrains nothing. `check` wants both: the bytes must be those
+of the certificate, and the result must say that they passed under the suite as it is now.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trainwright.errors import RefusedError
+from trainwright.layout import Layout, digest, write_file
+from trainwright.params import Pipeline
+
+PACKAGE = Path(__file__).parent.parent
+REFUSED = "REFUSED"
+
+
+def suite_digest(params: Pipeline, gate: str) -> str:
+    """SHA-256 of what the gate promises now: its parameters and the code that states and judges its promises."""
+    task = PACKAGE / "tasks" / params.task
+    code = [PACKAGE / "gates" / "runner.py", PACKAGE / "gates" / "promises.py", task / "promises.py"]
+    suite = {
+        "gate": gate,
+        "parameters": getattr(params.gates, gate).model_dump(mode="json"),
+        "code": {path.relative_to(PACKAGE).as_posix(): digest(path) for path in code},
+    }
+    return hashlib.sha256(json.dumps(suite, sort_keys=True).encode()).hexdigest()
+
+
+def certify(layout: Layout, gate: str, checked: str, result: dict[str, Any]) -> None:
+    """Write result and then certificate for the bytes of digest `checked`: the certificate comes last."""
+    write_file(layout.gate_result(gate), json.dumps(result, indent=2) + "\n")
+    content = {"pipeline": layout.pipeline, "gate": gate, "digest": checked}
+    write_file(layout.certificate(gate), json.dumps(content, indent=2) + "\n")
+
+
+def refuse(layout: Layout, gate: str, result: dict[str, Any]) -> None:
+    """Leave a tombstone where the certificate would be, so that no pull brings an old one back unseen."""
+    write_file(layout.certificate(gate), json.dumps({REFUSED: result["failed"]}, indent=2) + "\n")
+    write_file(layout.gate_result(gate), json.dumps(result, indent=2) + "\n")
+
+
+def check(layout: Layout, params: Pipeline, gate: str) -> None:
+    """Return only if gate `gate` passed exactly the bytes that its stage's folder holds, under its present suite.
+
+    Raises RefusedError saying what is missing or differs, and the command that mends it.
+    """
+    remedy = f"Run `dvc repro {gate}_gate@{layout.pipeline}`."
+    paper = _read(layout.certificate(gate), gate, remedy)
+    result = _read(layout.gate_result(gate), gate, remedy)
+    if REFUSED in paper:
+        raise RefusedError(f"The {gate} gate refused these data ({', '.join(map(str, paper[REFUSED]))}). {remedy}")
+    if not layout.stage(gate).is_dir():
+        raise RefusedError(f"The output of {gate} is missing. Run `dvc repro {gate}@{layout.pipeline}`.")
+    expected = {"pipeline": layout.pipeline, "gate": gate, "digest": digest(layout.stage(gate))}
+    if paper != expected:
+        raise RefusedError(f"The data of {gate} are not the bytes that its gate checked. {remedy}")
+    if {key: result.get(key) for key in expected} != expected:
+        raise RefusedError(f"The result of the {gate} gate is for other bytes than these. {remedy}")
+    if result.get("suite") != suite_digest(params, gate):
+        raise RefusedError(f"The {gate} gate has not run since its promises changed. {remedy}")
+    if result.get("passed") is not True:
+        raise RefusedError(f"The {gate} gate did not pass these data. {remedy}")
+
+
+def _read(path: Path, gate: str, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RefusedError(f"The {gate} gate has left no {path.name}. {remedy}") from None
+    except (OSError, ValueError):
+        raise RefusedError(f"The {gate} gate's {path.name} cannot be read. {remedy}") from None
+    if not isinstance(content, dict):
+        raise RefusedError(f"The {gate} gate's {path.name} is not one that it wrote. {remedy}")
+    return content

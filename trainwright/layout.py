@@ -1,0 +1,157 @@
+"""The only place that knows a path.
+
+Everything lies under the project's root (the folder of params.yaml):
+
+    data/<pipeline>/source.json, base_model.json     the pins, in Git
+    data/<pipeline>/<stage>/                         what a stage wrote, tracked by DVC
+    data/<pipeline>/gates/<stage>/certificate.json   what opens the stage after it, tracked by DVC
+    data/<pipeline>/gates/<stage>/result.json        what the gate promised and saw, tracked by DVC
+    .trainwright/                                    this machine's own: timings, refusals, checkpoints
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+STAGES = (
+    "ingestion",
+    "cleaning",
+    "augmentation",
+    "splitting",
+    "tokenization",
+    "training",
+    "evaluation",
+    "postprocessing",
+    "report",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one pipeline in the project at `root`."""
+
+    root: Path
+    pipeline: str
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data" / self.pipeline
+
+    @property
+    def source_pin(self) -> Path:
+        return self.data / "source.json"
+
+    @property
+    def base_model_pin(self) -> Path:
+        return self.data / "base_model.json"
+
+    def stage(self, name: str) -> Path:
+        """The folder that stage `name` writes."""
+        return self.data / name
+
+    def certificate(self, gate: str) -> Path:
+        return self.data / "gates" / gate / "certificate.json"
+
+    def gate_result(self, gate: str) -> Path:
+        return self.data / "gates" / gate / "result.json"
+
+    @property
+    def private(self) -> Path:
+        """What belongs to this machine and no version: never tracked, never published."""
+        return self.root / ".trainwright"
+
+    def refusal(self, gate: str) -> Path:
+        """The folder of a failed gate's full report (report.json, report.html), out of DVC's reach."""
+        return self.private / "refusals" / self.pipeline / gate
+
+    def quarantine(self, stage: str) -> Path:
+        """The row errors of a stage that stopped (one that goes on keeps them among its outputs)."""
+        return self.private / "quarantine" / self.pipeline / f"{stage}.jsonl"
+
+    def timing(self, stage: str) -> Path:
+        return self.private / "timings" / self.pipeline / f"{stage}.json"
+
+    def failure(self, stage: str) -> Path:
+        """Why the last run of a stage failed, and with what exit code: DVC hands neither on."""
+        return self.private / "failures" / self.pipeline / f"{stage}.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.private / "checkpoints" / self.pipeline
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` (default: here) that holds params.yaml and dvc.yaml.
+
+    Raises FileNotFoundError when there is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"{start} is not inside a Trainwright project: no params.yaml with a dvc.yaml beside it")
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """A new folder that becomes `target` only if the block ends well: written aside, flushed, renamed.
+
+    A folder left aside by a killed process carries a leading dot and is removed by the next writer.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.partial-*"):
+        shutil.rmtree(left)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            _flush(path)
+        _flush(aside)
+        aside.chmod(0o755)  # mkdtemp made it private; a worker's user may be another
+        if target.exists():
+            shutil.rmtree(target)
+        aside.rename(target)
+        _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file in one step: aside, flushed, renamed over the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as aside:
+        aside.write(text)
+        aside.flush()
+        os.fsync(aside.fileno())
+    Path(aside.name).chmod(0o644)
+    Path(aside.name).rename(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of a folder: of its sorted `<file's SHA-256>  <relative path>` lines."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise FileNotFoundError(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}\n" for p in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

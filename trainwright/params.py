@@ -1,0 +1,291 @@
+"""The typed form of params.yaml: checked once, at the door; every stage gets its own section.
+
+A section must be present even when it is empty (`cleaning: {}`), because DVC tracks it by its name.
+What a section may hold beside the fields here is the task's own: see `trainwright/tasks/<task>/params.py`.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from trainwright import tasks
+from trainwright.errors import Fault, InputError
+from trainwright.layout import STAGES
+
+NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+SHARE = Annotated[float, Field(ge=0, le=1)]
+POSITIVE = Annotated[int, Field(gt=0)]
+NATURAL = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """One section of params.yaml: immutable, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(Section):
+    """Where rows come from. `uri` is a path (read from the project's root) or `hub:owner/name`.
+
+    `columns` maps our column names to the source's (`{context: passage, question: query}`);
+    `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
+    """
+
+    uri: str
+    format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "hub"]
+    revision: str | None = None
+    configuration: str | None = None
+    columns: dict[str, str] = {}
+    splits: dict[Literal["train", "validation", "test"], str] = {}
+    licence: str = "unknown"
+
+
+class Ingestion(Section):
+    """`limit` takes the rows of the smallest content hashes, spread over all groups: always the same ones."""
+
+    limit: POSITIVE | None = None
+    max_bad_share: SHARE = 0.01
+
+
+class Cleaning(Section):
+    mojibake: bool = True
+    unicode_form: Literal["NFC", "NFKC", "none"] = "NFC"
+    control_characters: bool = True
+    whitespace: bool = True
+    duplicates: bool = True
+
+
+class Augmentation(Section):
+    """Rates are shares of the training rows that get one child of the kind."""
+
+    typing_noise: SHARE = 0.0
+    paraphrase: SHARE = 0.0
+    seed: NATURAL = 17
+
+
+class Splitting(Section):
+    """Shares of the groups when the source declares no splits; declared splits are kept as they are."""
+
+    train: SHARE = 0.8
+    validation: SHARE = 0.1
+    test: SHARE = 0.1
+    salt: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Splitting":
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class Training(Section):
+    """`warmup` is a share of all steps; `checkpoint_every` counts optimizer steps; `freeze` reads like
+    "embeddings, first 2"; `layer_decay` multiplies the learning rate once for every layer below the top;
+    `early_stopping` is the number of epochs without a better validation before training ends (0: never).
+    """
+
+    seed: NATURAL = 42
+    epochs: POSITIVE = 3
+    batch_size: POSITIVE = 16
+    accumulation: POSITIVE = 1
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
+    schedule: Literal["linear", "cosine"] = "linear"
+    warmup: SHARE = 0.1
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    freeze: Annotated[str, Field(pattern=r"^(|embeddings|first \d+|embeddings, first \d+)$")] = ""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    early_stopping: NATURAL = 2
+    checkpoint_every: POSITIVE = 200
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    FROZEN: ClassVar[re.Pattern[str]] = re.compile(r"^(embeddings)?(?:, )?(?:first (\d+))?$")
+
+
+class Evaluation(Section):
+    batch_size: POSITIVE = 32
+
+
+class Report(Section):
+    mistakes: NATURAL = 20
+
+
+class Pipeline(Section):
+    """One pipeline. The sections typed `Any` are the task's; they are checked against its own classes."""
+
+    task: str
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    base_model: str
+    source: Source
+    ingestion: Ingestion
+    cleaning: Cleaning
+    augmentation: Augmentation
+    splitting: Splitting
+    tokenization: Any
+    training: Training
+    evaluation: Evaluation
+    postprocessing: Any
+    report: Report
+    gates: Any
+
+    @field_validator("base_model")
+    @classmethod
+    def _known_base(cls, value: str) -> str:
+        if not re.match(r"^(package:[A-Za-z0-9_.-]+|folder:.+|hub:[\w./-]+@[0-9a-f]{7,40})$", value):
+            raise ValueError("must be package:NAME, folder:PATH or hub:OWNER/NAME@COMMIT (pin the commit)")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_sections(cls, data: Any) -> Any:
+        """Read the task's own sections with the task's own classes."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("task"), str):
+            return data
+        if data["task"] not in tasks.names():
+            raise ValueError(f"task {data['task']!r} is not one of {', '.join(tasks.names())}")
+        checked, problems = dict(data), []
+        for name, section in tasks.load(data["task"], "params").SECTIONS.items():
+            try:
+                if name in data:
+                    checked[name] = section.model_validate(data[name])
+            except ValidationError as error:
+                problems += [
+                    InitErrorDetails(type=p["type"], loc=(name, *p["loc"]), input=p["input"], ctx=p.get("ctx", {}))
+                    for p in error.errors(include_url=False)
+                ]
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        return checked
+
+
+class Operation(Section):
+    """How a stage is run, not what it does: in no stage's DVC parameters."""
+
+    retries: NATURAL = 0
+    retry_delay_seconds: NATURAL = 10
+    timeout_minutes: POSITIVE = 24 * 60
+
+
+class Params(Section):
+    pipelines: dict[str, Pipeline]
+    operations: dict[str, dict[Literal[STAGES], Operation]] = {}  # type: ignore[valid-type]
+    dispatch: dict[str, dict[Literal[STAGES], str]] = {}  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _names(self) -> "Params":
+        for name in self.pipelines:
+            if not NAME.match(name):
+                raise ValueError(f"pipeline name {name!r} must be lower-case words joined by hyphens")
+        for name in (*self.operations, *self.dispatch):
+            if name not in self.pipelines:
+                raise ValueError(f"{name!r} in operations or dispatch is not a pipeline")
+        return self
+
+    def pipeline(self, name: str) -> Pipeline:
+        """The pipeline called `name`. Raises InputError naming those there are."""
+        if name not in self.pipelines:
+            raise InputError(
+                Fault("params.yaml", f"there is no pipeline {name!r}", _nearest(name, list(self.pipelines)))
+            )
+        return self.pipelines[name]
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml. Raises InputError with one Fault for every problem in the file."""
+    data = read_yaml(path)
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        lines = _lines(path)
+        faults = (_fault(path, problem, lines) for problem in _flatten(error))
+        raise InputError(*dict.fromkeys(faults)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML 1.2 file as plain values (`5e-5` is a number, as DVC reads it). Raises InputError."""
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(Fault(path.name, "there is no such file", "Run from inside the project.")) from None
+    except UnicodeDecodeError as error:
+        raise InputError(Fault(path.name, f"not UTF-8 at byte {error.start}", "Save the file as UTF-8.")) from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
+        row = f"line {mark.line + 1}" if mark else ""
+        raise InputError(Fault(path.name, f"not valid YAML: {reason}", "Mend the line.", row=row)) from None
+
+
+def _flatten(error: ValidationError) -> Iterator[dict[str, Any]]:
+    yield from error.errors(include_url=False)  # type: ignore[misc]
+
+
+def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int]) -> Fault:
+    where = tuple(part for part in problem["loc"] if part != "[key]")
+    field = ".".join(str(part) for part in where)
+    line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
+    kind, value, reason = problem["type"], problem.get("input"), problem["msg"]
+    remedy = "See the comments in params.yaml and recipes/ for what is allowed."
+    if kind == "extra_forbidden" or (kind == "literal_error" and "[key]" in problem["loc"]):
+        reason, remedy = "unknown key", _nearest(str(where[-1]), _known(where, problem))
+    elif kind == "missing":
+        reason, remedy = "missing", f"Add `{where[-1]}:` (a section may be empty: `{where[-1]}: {{}}`)."
+    elif kind == "value_error":
+        reason = str(problem["ctx"]["error"])
+    elif not isinstance(value, dict | list):
+        reason = f"{reason[0].lower()}{reason[1:]}, not {value!r}"
+        remedy = "Change the value."
+    return Fault(path.name, reason, remedy, row=f"line {line}" if line else "", field=field)
+
+
+def _known(where: tuple[Any, ...], problem: dict[str, Any]) -> list[str]:
+    """The keys that would have been right beside the unknown one at `where`."""
+    if problem["type"] == "literal_error":
+        return list(STAGES)
+    model: Any = Params
+    for part in where[:-1]:
+        field = model.model_fields.get(part) if _is_model(model) else None
+        if field is not None and field.annotation is Any:
+            model = _task_section(str(part))
+            continue
+        annotation = field.annotation if field else model
+        inner = [argument for argument in get_args(annotation) if _is_model(argument)]
+        model = annotation if _is_model(annotation) else inner[0] if inner else None
+    return list(model.model_fields) if _is_model(model) else []
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _task_section(name: str) -> Any:
+    """The class of a task's own section; where tasks share a section's name, the first that has it."""
+    return next((s[name] for t in tasks.names() if name in (s := tasks.load(t, "params").SECTIONS)), None)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    listed = ", ".join(known)
+    return f"Did you mean `{near[0]}`?" if near else f"Known here: {listed}." if known else "Remove it."
+
+
+def _lines(path: Path) -> dict[tuple[Any, ...], int]:
+    """The line (from 1) on which each key of the file stands."""
+    found: dict[tuple[Any, ...], int] = {}
+
+    def walk(node: Any, where: tuple[Any, ...]) -> None:
+        if isinstance(node, Mapping) and hasattr(node, "lc"):
+            for key, value in node.items():
+                found[(*where, key)] = node.lc.key(key)[0] + 1
+                walk(value, (*where, key))
+
+    walk(YAML(typ="rt").load(path.read_text(encoding="utf-8-sig")), ())
+    return found

@@ -1,0 +1,104 @@
+"""What every stage's process does around its work: parameters, errors, timing, dying with its parent."""
+
+import ctypes
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainwright import layout, params
+from trainwright.errors import Fault, InputError, TrainwrightError
+from trainwright.gates import certificate
+from trainwright.layout import Layout
+from trainwright.params import Pipeline
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one stage of one pipeline."""
+
+    layout: Layout
+    params: Pipeline
+
+    def open(self, stage: str) -> Path:
+        """The folder that `stage` wrote, only if its gate has passed exactly these bytes.
+
+        Raises RefusedError when the certificate or the gate's result is missing, is for other bytes,
+        or was given under another suite than the present one.
+        """
+        certificate.check(self.layout, self.params, stage)
+        return self.layout.stage(stage)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, so that no killed run leaves an orphan.
+
+    Linux only (prctl); elsewhere a killed parent leaves this process to finish.
+    """
+    if platform.system() != "Linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew of our wish
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stage(name: str, main: Callable[[Run], None]) -> None:
+    """Run `main` as the process of stage `name`: `python -m stages.<name> PIPELINE`, from the project's root.
+
+    A TrainwrightError ends it with its exit code and its words alone, which are also left for the
+    flow in the layout's `failure` file.
+    """
+    die_with_parent()
+    pipeline = sys.argv[-1]
+    run_layout = Layout(Path.cwd(), pipeline)
+    failure = run_layout.failure(name)
+    failure.unlink(missing_ok=True)
+    started = time.time()
+    try:
+        run = Run(run_layout, params.load(run_layout.params).pipeline(pipeline))
+        main(run)
+    except TrainwrightError as error:
+        _fail(failure, error.exit_code, str(error))
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a missing right: the user's to mend, so no traceback
+        _fail(failure, 3, str(error))
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(3)
+    except BaseException:
+        _fail(failure, 3, traceback.format_exc())
+        raise
+    timing = {"started": started, "seconds": time.time() - started, "machine": platform.node()}
+    layout.write_file(run_layout.timing(name), json.dumps(timing) + "\n")
+
+
+def _fail(path: Path, exit_code: int, message: str) -> None:
+    layout.write_file(path, json.dumps({"exit_code": exit_code, "message": message}) + "\n")
+
+
+def quarantine(run: Run, stage_name: str, faults: list[Fault], rows: int, folder: Path) -> None:
+    """Keep row errors as `quarantine.jsonl` in a stage's output `folder`, or stop when they are too many.
+
+    `rows` counts all rows read, bad ones too. Raises InputError, with the first faults and the file that
+    lists them all, when their share is over `ingestion.max_bad_share`.
+    """
+    text = "".join(json.dumps(asdict(fault), ensure_ascii=True) + "\n" for fault in faults)
+    if len(faults) > run.params.ingestion.max_bad_share * rows:
+        path = run.layout.quarantine(stage_name)
+        layout.write_file(path, text)
+        summary = Fault(
+            run.params.source.uri,
+            f"{len(faults)} of {rows} rows are bad, more than the allowed share {run.params.ingestion.max_bad_share:g}",
+            f"All are listed in {path.relative_to(run.layout.root)}. Mend the rows or raise ingestion.max_bad_share.",
+        )
+        raise InputError(*faults[:10], summary)
+    layout.write_file(folder / "quarantine.jsonl", text)

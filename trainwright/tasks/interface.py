@@ -1,0 +1,87 @@
+"""The signatures of a task's parts: what stages may ask of any task, and all that they ask.
+
+Tables are Arrow. A row table has the columns `id`, `group` (rows of one group stay in one split), `split`
+(declared by the source, else null), `parent` (the row that an augmented row was made from, else null) and
+the task's own; see `trainwright/tables.py`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from trainwright.errors import Fault
+from trainwright.gates.promises import Checked, Promise
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text column, and the span columns that point into it.
+
+    `starts` (list<int32>, in characters) and `texts` (list<string>) are parallel list columns;
+    `augment` says whether training copies of the text may be changed.
+    """
+
+    column: str
+    starts: str | None = None
+    texts: str | None = None
+
+
+class Rows(Protocol):
+    SCHEMA: pa.Schema
+    TEXTS: tuple[Text, ...]
+    IDENTITY: tuple[str, ...]  # the columns whose equality makes two rows duplicates
+    QUESTIONS: tuple[str, ...]  # the text columns without spans that paraphrase rules may rewrite
+
+    def from_source(self, table: pa.Table, file: str) -> tuple[pa.Table, list[Fault]]:
+        """Rows of SCHEMA from a source's table (string column `place` says where each came from)."""
+
+    def stratum(self, rows: pa.Table) -> pa.Array:
+        """A string for each row: what splitting keeps in proportion."""
+
+
+class Features(Protocol):
+    SCHEMA: pa.Schema  # has `row` (int32, index into the split's rows) and `input_ids` (list<int32>)
+
+    def check_tokenizer(self, tokenizer: Any, params: Any) -> None:
+        """Raises InputError where the tokenizer cannot serve the task."""
+
+    def features(self, rows: pa.Table, tokenizer: Any, params: Any, file: str) -> tuple[pa.Table, list[Fault]]:
+        """Features of some rows (`row` counts from 0 within `rows`), and a Fault for each row that has none."""
+
+
+class Model(Protocol):
+    AUTO_CLASS: str  # the name of the transformers class
+
+    def collate(self, features: list[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:
+        """Tensors of one padded batch."""
+
+    def agreement(self, output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:
+        """How many of a batch's examples the model gets right, and how many there are: a quick validation score."""
+
+    def outputs(self, output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:
+        """Compact raw outputs of one batch, one row a feature, without logits."""
+
+
+class Predictions(Protocol):
+    def tune(self, rows: pa.Table, outputs: pa.Table, params: Any) -> dict[str, Any]:
+        """What is set on the validation split and must travel with the model (the no-answer threshold)."""
+
+    def predict(self, rows: pa.Table, outputs: pa.Table, params: Any, tuned: dict[str, Any]) -> pa.Table:
+        """One row a row of `rows`: its id, the prediction and the best alternatives."""
+
+    def write(self, predictions: pa.Table, folder: Path) -> None:
+        """predictions.json and the task's further files in their official form."""
+
+
+class Scores(Protocol):
+    def scores(self, rows: pa.Table, predictions: pa.Table, params: Any, language: str) -> dict[str, Any]:
+        """Scores in points of 100 with 95% intervals and slices; None where a score is undefined."""
+
+
+class Promises(Protocol):
+    """One function a gate, named as the stage it follows: `def cleaning(checked, limits) -> Iterator[Promise]`."""
+
+    def __call__(self, checked: Checked, limits: Any) -> Iterator[Promise]: ...

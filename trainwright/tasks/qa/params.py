@@ -1,0 +1,101 @@
+"""The sections of params.yaml that are question answering's own."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+COUNT = Annotated[int, Field(ge=0)]
+POSITIVE = Annotated[int, Field(gt=0)]
+SHARE = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Tokenization(Section):
+    """Lengths in tokens; neighbouring windows of one context share `stride` tokens of it."""
+
+    max_length: POSITIVE = 384
+    stride: COUNT = 128
+
+    @model_validator(mode="after")
+    def _stride_fits(self) -> "Tokenization":
+        if self.stride >= self.max_length:
+            raise ValueError("stride must be smaller than max_length")
+        return self
+
+
+class Postprocessing(Section):
+    """`max_answer_length` in tokens, as in the well-known scripts; `null_threshold: tune` sets the
+    no-answer threshold on the validation split, a number fixes it."""
+
+    n_best: POSITIVE = 20
+    max_answer_length: POSITIVE = 30
+    null_threshold: Literal["tune"] | float = "tune"
+    bootstrap: POSITIVE = 1000
+    seed: COUNT = 7
+
+
+class IngestionGate(Section):
+    min_rows: POSITIVE = 2
+    max_question_characters: POSITIVE = 2_000
+    max_context_characters: POSITIVE = 200_000
+    min_unanswerable_share: SHARE = 0.0
+    max_unanswerable_share: SHARE = 0.9
+
+
+class CleaningGate(Section):
+    max_dropped_share: SHARE = 0.2
+
+
+class AugmentationGate(Section):
+    max_children_share: SHARE = 2 / 3
+
+
+class SplittingGate(Section):
+    min_train_rows: POSITIVE = 10
+    min_validation_rows: POSITIVE = 5
+    min_test_rows: POSITIVE = 5
+    max_stratum_difference: SHARE = 0.25
+
+
+class TokenizationGate(Section):
+    max_misaligned_share: SHARE = 0.005
+    max_truncated_share: SHARE = 0.1
+
+
+class TrainingGate(Section):
+    min_loss_drop: float = 0.0
+
+
+class EvaluationGate(Section):
+    max_loss: Annotated[float, Field(gt=0)] = 20.0
+
+
+class PostprocessingGate(Section):
+    max_empty_share: Annotated[float, Field(ge=0, lt=1)] = 0.95
+
+
+class ReportGate(Section):
+    """Floors: the published scores must reach them, in points of 100."""
+
+    min_exact: float = 0.0
+    min_f1: float = 0.0
+
+
+class Gates(Section):
+    """One section a gate, each named as the stage whose output it checks."""
+
+    ingestion: IngestionGate
+    cleaning: CleaningGate
+    augmentation: AugmentationGate
+    splitting: SplittingGate
+    tokenization: TokenizationGate
+    training: TrainingGate
+    evaluation: EvaluationGate
+    postprocessing: PostprocessingGate
+    report: ReportGate
+
+
+SECTIONS = {"tokenization": Tokenization, "postprocessing": Postprocessing, "gates": Gates}
