@@ -111,7 +111,10 @@ class Training(Section):
 
 
 class Evaluation(Section):
+    """`top` is the number of candidates that raw outputs keep, where a task keeps candidates."""
+
     batch_size: POSITIVE = 32
+    top: POSITIVE = 20
 
 
 class Report(Section):
