@@ -1,5 +1,6 @@
 """The row tables that stages hand on: Parquet files of Arrow tables, written and read in one way."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,18 @@ def write(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", row_group_size=BATCH)
 
 
+def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """The same, for a table that comes in pieces; a context manager with `write_table`."""
+    return pq.ParquetWriter(path, schema, compression="zstd")
+
+
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, memory_map=True)
+
+
+def count(path: Path) -> int:
+    """How many rows a table has, from its file's footer alone."""
+    return int(pq.read_metadata(path).num_rows)
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -53,3 +64,18 @@ def content_hash(table: pa.Table, columns: list[str]) -> np.ndarray:
         with np.errstate(over="ignore"):
             total = (total * np.uint64(0x9E3779B97F4A7C15)) ^ (hashed + np.uint64(0x632BE59BD9B4E019))
     return total
+
+
+def draw(hashes: np.ndarray, salt: str) -> np.ndarray:
+    """A number in [0, 1) for each 64-bit hash: the same for ever, and another for another salt.
+
+    A row's number depends on its own hash alone, so it stays when other rows come or go. The mixing is the
+    finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+    """
+    key = int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "little")
+    mixed = hashes ^ np.uint64(key)
+    with np.errstate(over="ignore"):
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)) / float(2**53)

@@ -1,0 +1,84 @@
+"""Clean texts, empty and repeated rows taken out, every answer span moved along.
+
+    python -m stages.cleaning sample-qa
+
+Writes rows.parquet (the rows that stay, in their order) and dropped.parquet (id and reason of those that do not).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainwright import layout, process, tables, tasks
+from trainwright.params import Cleaning
+from trainwright.tasks.interface import Rows
+from trainwright.text.cleaning import Cleaned, clean_rows, drop
+from trainwright.text.duplicates import preference, repeated
+
+
+def cleaning(rows: pa.Table, params: Cleaning, task: Rows) -> Cleaned:
+    """A whole table cleaned: its texts first, then without what is empty, then without what is there twice."""
+    cleaned = clean_rows(rows, task.TEXTS, params)
+    if not params.duplicates:
+        return cleaned
+    identities = tables.content_hash(cleaned.rows, list(task.IDENTITY))
+    unique = _drop_repeated(cleaned.rows, repeated(identities, preference(cleaned.rows["split"])))
+    return Cleaned(unique.rows, pa.concat_tables([cleaned.dropped, unique.dropped]))
+
+
+def stream(batches: Iterable[pa.Table], params: Cleaning, task: Rows, folder: Path) -> pa.Table:
+    """`cleaning` of a table that comes in batches, into `folder`; of all rows it keeps only hashes in memory.
+
+    Returns what was dropped. A repeated row may be in a later batch than the one kept or in an earlier, so
+    cleaned rows wait in a file aside until all are known.
+    """
+    aside, path = folder / "aside.parquet", folder / "rows.parquet"
+    dropped, identities, preferences = [tables.DROPPED.empty_table()], [], []
+    with tables.writer(aside, task.SCHEMA) as file:
+        for batch in batches:
+            cleaned = clean_rows(batch, task.TEXTS, params)
+            file.write_table(cleaned.rows)
+            dropped.append(cleaned.dropped)
+            identities.append(tables.content_hash(cleaned.rows, list(task.IDENTITY)))
+            preferences.append(preference(cleaned.rows["split"]))
+    if params.duplicates and identities:
+        repeats = repeated(np.concatenate(identities), np.concatenate(preferences))
+        with tables.writer(path, task.SCHEMA) as file:
+            for batch in tables.batches(aside):
+                unique = _drop_repeated(batch, repeats[: batch.num_rows])
+                repeats = repeats[batch.num_rows :]
+                file.write_table(unique.rows)
+                dropped.append(unique.dropped)
+        aside.unlink()
+    else:
+        aside.rename(path)
+    everything = pa.concat_tables(dropped)
+    tables.write(everything, folder / "dropped.parquet")
+    return everything
+
+
+def _drop_repeated(rows: pa.Table, repeats: Any) -> Cleaned:
+    return drop(rows, np.where(repeats, "duplicate", "").astype(object))
+
+
+def main(run: process.Run) -> None:
+    source = run.open("ingestion") / "rows.parquet"
+    with layout.writing(run.layout.stage("cleaning")) as folder:
+        task = tasks.load(run.params.task, "rows")
+        dropped = stream(tables.batches(source), run.params.cleaning, task, folder)
+        kept = tables.count(folder / "rows.parquet")
+    reasons = pc.value_counts(dropped["reason"]).to_pylist()
+    listed = ", ".join(f"{reason['counts']:,} {reason['values']}" for reason in reasons)
+    print(
+        f"cleaning: {kept + dropped.num_rows:,} rows in, {kept:,} kept, {dropped.num_rows:,} dropped"
+        + (f" ({listed})" if listed else ""),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    process.stage("cleaning", main)

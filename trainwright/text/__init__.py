@@ -1,0 +1,1 @@
+"""What happens to texts between source and tokenizer: edits that keep offsets true, cleaning, augmentation."""

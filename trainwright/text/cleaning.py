@@ -1,0 +1,184 @@
+"""Texts made clean, with every answer span moved along: mojibake, control characters, Unicode form, whitespace.
+
+Each kind of fault is mended by edits (see edits.py), in this order, because each may uncover the next. What a
+text must look like in the end is written here, at the functions below.
+"""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainwright import tables
+from trainwright.params import Cleaning
+from trainwright.tasks.interface import Text
+from trainwright.text import edits
+from trainwright.text.edits import Edit, Edited
+
+# RE2, run over a whole column: a text that this does not find is printable ASCII with single spaces and at most
+# one blank line in a row, which nothing below would change.
+SUSPECT = r"[^\x20-\x7E\n]|^[ \n]|[ \n]$|  |\n | \n|\n\n\n"
+
+# Controls that separate what stands before and after them, and controls and invisible marks that say nothing:
+# byte order marks, zero-width spaces, word joiners, soft hyphens, directional marks and overrides.
+SEPARATORS = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+    # Joiners shape letters from Hebrew to Mongolian and join emoji; after anything else they are residue.
+    "|(?<![\u0590-\u1dff\u2190-\U0010ffff])[\u200c\u200d]"
+)
+WHITESPACE = re.compile(r"\s+")
+LINE_BREAK = re.compile(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The rows that stay, and those that do not (tables.DROPPED: id, reason)."""
+
+    rows: pa.Table
+    dropped: pa.Table
+
+
+def clean_text(text: str, params: Cleaning) -> Edited:
+    """`text` clean, knowing where each of its characters went."""
+    edited = edits.unchanged(text)
+    if params.mojibake:
+        edited = edited.apply(_mojibake(edited.text))
+    if params.control_characters:
+        edited = edited.apply(_control_characters(edited.text))
+    if params.unicode_form != "none":
+        edited = edited.apply(_unicode_form(edited.text, params.unicode_form))
+    if params.whitespace:
+        edited = edited.apply(_whitespace(edited.text))
+    return edited
+
+
+def clean_rows(rows: pa.Table, texts: Sequence[Text], params: Cleaning) -> Cleaned:
+    """Rows with clean texts: span starts moved, span texts cut anew from the clean text.
+
+    Dropped are rows of which a text is empty ("empty context") and rows that lose a span ("lost answer_text").
+    A text that occurs in many rows is cleaned once.
+    """
+    reasons = np.full(rows.num_rows, "", dtype=object)
+    for text in texts:
+        rows, lost = _clean_column(rows, text, params)
+        reasons[lost & (reasons == "")] = f"lost {text.texts}"
+        empty = pc.equal(pc.utf8_trim_whitespace(rows[text.column]), "").fill_null(False)
+        reasons[empty.to_numpy() & (reasons == "")] = f"empty {text.column}"
+    return drop(rows, reasons)
+
+
+def drop(rows: pa.Table, reasons: Any) -> Cleaned:
+    """Take out the rows that have a reason (an array of strings, "" for those that stay)."""
+    out = pa.array(reasons != "")
+    gone = {"id": rows["id"].filter(out), "reason": pa.array(reasons, pa.string()).filter(out)}
+    return Cleaned(rows.filter(pc.invert(out)), pa.table(gone, schema=tables.DROPPED))
+
+
+def _clean_column(rows: pa.Table, text: Text, params: Cleaning) -> tuple[pa.Table, Any]:
+    """The rows with one text column cleaned, and which of them lost a span (bool array, one a row)."""
+    column = rows[text.column].combine_chunks().dictionary_encode()
+    suspect = pc.indices_nonzero(pc.match_substring_regex(column.dictionary, SUSPECT)).to_pylist()
+    edited = {i: clean_text(column.dictionary[i].as_py(), params) for i in suspect}
+    edited = {i: change for i, change in edited.items() if change.layers}
+    lost = np.zeros(rows.num_rows, dtype=bool)
+    if not edited:
+        return rows, lost
+    if text.starts is not None:
+        rows, lost = _move_spans(rows, text, column.indices.fill_null(-1).to_numpy(), edited)
+    values = column.dictionary.to_pylist()
+    for i, change in edited.items():
+        values[i] = change.text
+    clean = pa.array(values, pa.string()).take(column.indices)
+    return _replace(rows, text.column, clean), lost
+
+
+def _move_spans(rows: pa.Table, text: Text, codes: Any, edited: dict[int, Edited]) -> tuple[pa.Table, Any]:
+    """Spans moved and cut anew where their text was `edited` (by its code), and which rows lost one."""
+    starts = rows[text.starts].combine_chunks()
+    spans = rows[text.texts].combine_chunks()
+    counts = pc.list_value_length(starts).to_numpy()
+    row_of = np.repeat(np.arange(rows.num_rows), counts)
+    begin = starts.flatten().to_numpy().astype(np.int64)
+    end = begin + pc.utf8_length(spans.flatten()).to_numpy()
+    cuts = spans.flatten().to_pylist()
+    order = np.argsort(codes[row_of], kind="stable")
+    of_text = codes[row_of][order]
+    lost = np.zeros(rows.num_rows, dtype=bool)
+    for code, change in edited.items():
+        mine = order[np.searchsorted(of_text, code) : np.searchsorted(of_text, code, side="right")]
+        begin[mine], end[mine] = change.map(begin[mine], end[mine])
+        for i in mine:
+            cuts[i] = change.text[begin[i] : end[i]]
+            lost[row_of[i]] |= not cuts[i].strip()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    moved = pa.ListArray.from_arrays(offsets, pa.array(begin, pa.int32()))
+    rows = _replace(rows, str(text.starts), moved)
+    return _replace(rows, str(text.texts), pa.ListArray.from_arrays(offsets, pa.array(cuts, pa.string()))), lost
+
+
+def _replace(rows: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    place = rows.schema.get_field_index(column)
+    return rows.set_column(place, rows.schema.field(place), values.cast(rows.schema.field(place).type))
+
+
+def _mojibake(text: str) -> list[Edit]:
+    """UTF-8 that was read in another encoding ("MichÃ¨le"), mended by ftfy line by line, as its `fix_text` does."""
+    import ftfy
+
+    if text.isascii() or not ftfy.is_bad(text):
+        return []
+    mended = "".join(ftfy.fix_encoding(line) for line in text.splitlines(keepends=True))
+    return edits.difference(text, mended)
+
+
+def _control_characters(text: str) -> list[Edit]:
+    """Separating controls become a space each; other controls and invisible marks vanish. Tab, LF and CR stay."""
+    made = edits.substitution(text, SEPARATORS, lambda _: " ") + edits.substitution(text, INVISIBLE, lambda _: "")
+    return sorted(made)
+
+
+def _unicode_form(text: str, form: Literal["NFC", "NFKC"]) -> list[Edit]:
+    """The text in a Unicode normal form, one combining segment at a time, so that offsets stay exact."""
+    if unicodedata.is_normalized(form, text):
+        return []
+    inner = "".join(re.escape(c) for c in sorted(set(text)) if not _begins_segment(c, form))
+    segment = re.compile(rf".[{inner}]*" if inner else ".", re.DOTALL)
+    return edits.substitution(text, segment, lambda old: unicodedata.normalize(form, old[0]))
+
+
+def _begins_segment(character: str, form: Literal["NFC", "NFKC"]) -> bool:
+    """Whether nothing before `character` can change what it normalizes to, nor the other way round."""
+    first = unicodedata.normalize("NFD" if form == "NFC" else "NFKD", character)[0]
+    return unicodedata.combining(first) == 0 and first not in _joining_starters()
+
+
+@lru_cache(maxsize=1)
+def _joining_starters() -> frozenset[str]:
+    """Characters of combining class 0 that compose with the one before: Hangul jamo and some Indic vowel signs."""
+    jamo = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}
+    pairs = (unicodedata.decomposition(chr(code)).split() for code in range(sys.maxunicode + 1))
+    seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and pair[0][0] != "<"}
+    return frozenset(jamo | {c for c in seconds if unicodedata.combining(c) == 0})
+
+
+def _whitespace(text: str) -> list[Edit]:
+    """Nothing at the ends; a run with a blank line in it one blank line, with a line break a break, else a space.
+
+    Line breaks stay, because they carry meaning: paragraphs, verses, the rows of a list.
+    """
+    inside = len(text.rstrip())
+
+    def kept(run: re.Match[str]) -> str:
+        if run.start() == 0 or run.start() >= inside:
+            return ""
+        return "\n" * min(2, len(LINE_BREAK.findall(run[0]))) or " "
+
+    return edits.substitution(text, WHITESPACE, kept)
