@@ -1,0 +1,47 @@
+"""Fine-tune the base model on the train split's features: `python -m stages.training NAME`."""
+
+from trainwright import layout, process, tasks
+from trainwright.process import Run
+
+
+def main(run: Run) -> None:
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers import AutoTokenizer
+
+    from trainwright.engine import base_model, checkpoints
+    from trainwright.engine.batching import FeatureFile
+    from trainwright.engine.training import train, write_facts
+
+    features = run.open("tokenization")
+    base = base_model.resolve(run.layout, run.params)
+    data = {split: FeatureFile(features / f"{split}.arrow") for split in ("train", "validation")}
+    tokenizer = AutoTokenizer.from_pretrained(features / "tokenizer", local_files_only=True)
+    identity = {
+        "features": layout.digest(features),
+        "base_model": layout.digest(run.layout.base_model_pin),
+        "training": run.params.training.model_dump(mode="json"),
+    }
+    checkpoint_folder = run.layout.checkpoints / checkpoints.key(identity)
+    with layout.writing(run.layout.stage("training")) as folder:
+        part = tasks.load(run.params.task, "model")
+        print(f"training: {len(data['train']):,} examples, up to {run.params.training.epochs} epochs", flush=True)
+        trained = train(part, base, tokenizer, data, run.params.training, checkpoint_folder, folder / "live")
+        model = folder / "model"
+        model.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (model / name).write_bytes((trained.weights / name).read_bytes())
+        tokenizer.save_pretrained(model)
+        write_facts(trained.facts, folder / "facts.json")
+        facts = trained.facts
+        print(
+            f"training: best at step {facts['best_step']} of {facts['steps']} "
+            f"(validation loss {facts['best_loss']:.3f}), in {facts['precision']} on {facts['threads']} threads",
+            flush=True,
+        )
+    checkpoints.forget(run.layout.checkpoints)
+
+
+if __name__ == "__main__":
+    process.stage("training", main)

@@ -1,0 +1,1 @@
+"""What turns features into a model and a model into outputs: batching, training, checkpoints, prediction."""

