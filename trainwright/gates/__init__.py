@@ -1,1 +1,1 @@
-"""Gates between the stages: promises, the runner that has them judged, and the certificates that open the next stage."""
+"""Gates between the stages: promises, the runner that has them judged, and the certificates that open what follows."""

@@ -20,12 +20,17 @@ REFUSED = "REFUSED"
 
 
 def suite_digest(params: Pipeline, gate: str) -> str:
-    """SHA-256 of what the gate promises now: its parameters and the code that states and judges its promises."""
-    task = PACKAGE / "tasks" / params.task
-    code = [PACKAGE / "gates" / "runner.py", PACKAGE / "gates" / "promises.py", task / "promises.py"]
+    """SHA-256 of what the gate promises now: its parameters and its stage's own (a promise may speak of them),
+    and the code that states and judges its promises.
+
+    What goes in here must be among the gate's dependencies in dvc.yaml, or a gate that has to run again is
+    one that DVC holds to be up to date.
+    """
+    code = [*sorted((PACKAGE / "gates").glob("*.py")), PACKAGE / "tasks" / params.task / "promises.py"]
     suite = {
         "gate": gate,
         "parameters": getattr(params.gates, gate).model_dump(mode="json"),
+        "stage": getattr(params, gate).model_dump(mode="json"),
         "code": {path.relative_to(PACKAGE).as_posix(): digest(path) for path in code},
     }
     return hashlib.sha256(json.dumps(suite, sort_keys=True).encode()).hexdigest()
@@ -51,9 +56,10 @@ def check(layout: Layout, params: Pipeline, gate: str) -> None:
     """
     remedy = f"Run `dvc repro {gate}_gate@{layout.pipeline}`."
     paper = _read(layout.certificate(gate), gate, remedy)
-    result = _read(layout.gate_result(gate), gate, remedy)
     if REFUSED in paper:
-        raise RefusedError(f"The {gate} gate refused these data ({', '.join(map(str, paper[REFUSED]))}). {remedy}")
+        failed = paper[REFUSED] if isinstance(paper[REFUSED], list) else [paper[REFUSED]]
+        raise RefusedError(f"The {gate} gate refused these data ({', '.join(map(str, failed))}). {remedy}")
+    result = _read(layout.gate_result(gate), gate, remedy)
     if not layout.stage(gate).is_dir():
         raise RefusedError(f"The output of {gate} is missing. Run `dvc repro {gate}@{layout.pipeline}`.")
     expected = {"pipeline": layout.pipeline, "gate": gate, "digest": digest(layout.stage(gate))}
@@ -72,7 +78,7 @@ def _read(path: Path, gate: str, remedy: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RefusedError(f"The {gate} gate has left no {path.name}. {remedy}") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise RefusedError(f"The {gate} gate's {path.name} cannot be read. {remedy}") from None
     if not isinstance(content, dict):
         raise RefusedError(f"The {gate} gate's {path.name} is not one that it wrote. {remedy}")
