@@ -1,0 +1,46 @@
+"""Rows into train, validation and test: as the source declares them, else whole groups by content hash.
+
+    python -m stages.splitting sample-qa
+
+Writes train.parquet, validation.parquet and test.parquet. A split that no row falls into is an empty table, which
+the gate refuses. Proportions of kinds of rows are not forced: they are told here and checked by the gate.
+"""
+
+from collections import Counter
+from contextlib import ExitStack
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainwright import layout, process, tables, tasks
+from trainwright.params import Splitting
+from trainwright.splits import assign, declared_splits
+
+
+def splitting(rows: pa.Table, params: Splitting, declared: set[str]) -> dict[str, pa.Table]:
+    """The rows of each split, in their order; children in train alone. `declared`: see trainwright.splits.assign."""
+    split = assign(rows, params, declared)
+    stays = pc.or_(pc.equal(split, "train"), rows["parent"].is_null())
+    return {name: rows.filter(pc.and_(pc.equal(split, name), stays)) for name in tables.SPLITS}
+
+
+def main(run: process.Run) -> None:
+    source = run.open("augmentation") / "rows.parquet"
+    task = tasks.load(run.params.task, "rows")
+    declared = declared_splits(batch["split"] for batch in tables.batches(source, ["split"]))
+    kinds: dict[str, Counter[str]] = {name: Counter() for name in tables.SPLITS}
+    with layout.writing(run.layout.stage("splitting")) as folder, ExitStack() as stack:
+        files = {n: stack.enter_context(tables.writer(folder / f"{n}.parquet", task.SCHEMA)) for n in tables.SPLITS}
+        for batch in tables.batches(source):
+            for name, rows in splitting(batch, run.params.splitting, declared).items():
+                files[name].write_table(rows)
+                kinds[name].update(task.stratum(rows).to_pylist())
+    says = f"declared {', '.join(sorted(declared))}" if declared else "no declared splits"
+    print(f"splitting: {sum(map(Counter.total, kinds.values())):,} rows, {says}", flush=True)
+    for name, count in kinds.items():
+        shares = ", ".join(f"{number / count.total():.1%} {kind}" for kind, number in sorted(count.items()))
+        print(f"  {name}: {count.total():,} rows ({shares or 'none'})", flush=True)
+
+
+if __name__ == "__main__":
+    process.stage("splitting", main)

@@ -1,0 +1,115 @@
+"""Declared splits stay; others are made by group, and no row moves when others come or go."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.splitting import splitting
+from trainwright import tables, tasks
+from trainwright.params import Splitting
+from trainwright.splits import assign, declared_splits
+
+QA = tasks.load("qa", "rows")
+THIRDS = Splitting(train=0.5, validation=0.25, test=0.25)
+group_names = st.text(alphabet="abcdefgh", min_size=1, max_size=4)
+
+
+def qa_rows(groups: list[str], splits: list[str | None] | None = None, parents: list[str | None] | None = None) -> Any:
+    count = len(groups)
+    columns: dict[str, list[Any]] = {
+        "id": [f"r{i}" for i in range(count)],
+        "group": groups,
+        "split": splits or [None] * count,
+        "parent": parents or [None] * count,
+        "title": groups,
+        "context": ["Iron rusts."] * count,
+        "question": [f"Question {i}?" for i in range(count)],
+        "answer_start": [[]] * count,
+        "answer_text": [[]] * count,
+    }
+    return pa.table(columns, schema=QA.SCHEMA)
+
+
+def by_split(rows: pa.Table, params: Splitting = THIRDS) -> dict[str, list[str]]:
+    """The ids of the rows of each split."""
+    parts = splitting(rows, params, declared_splits([rows["split"]]))
+    return {name: part["id"].to_pylist() for name, part in parts.items()}
+
+
+@given(st.lists(group_names, max_size=30))
+def test_every_row_is_in_one_split_and_so_is_every_group(groups: list[str]) -> None:
+    rows = qa_rows(groups)
+    parts = splitting(rows, THIRDS, set())
+    ids = [row for part in parts.values() for row in part["id"].to_pylist()]
+    assert sorted(ids) == sorted(rows["id"].to_pylist())
+    found = [group for part in parts.values() for group in set(part["group"].to_pylist())]
+    assert len(found) == len(set(groups))
+
+
+@given(st.lists(group_names, max_size=20), st.lists(group_names, max_size=20))
+def test_a_row_never_moves_when_others_come_or_go(groups: list[str], more: list[str]) -> None:
+    before = assign(qa_rows(groups), THIRDS, set()).to_pylist()
+    after = assign(qa_rows(more + groups), THIRDS, set()).to_pylist()
+    assert after[len(more) :] == before
+
+
+def test_shares_are_met_over_many_groups() -> None:
+    parts = by_split(qa_rows([f"group {i}" for i in range(4000)]))
+    assert len(parts["train"]) == pytest.approx(2000, abs=120)
+    assert len(parts["validation"]) == pytest.approx(1000, abs=120)
+    assert len(parts["test"]) == pytest.approx(1000, abs=120)
+
+
+def test_another_salt_splits_otherwise() -> None:
+    rows = qa_rows([f"group {i}" for i in range(50)])
+    assert by_split(rows) == by_split(rows)
+    assert by_split(rows) != by_split(rows, THIRDS.model_copy(update={"salt": "2"}))
+
+
+def test_splits_that_a_source_declares_whole_stay_as_they_are() -> None:
+    splits = [tables.SPLITS[i % 3] for i in range(60)]
+    rows = qa_rows([f"group {i}" for i in range(60)], splits)
+    parts = splitting(rows, THIRDS, set(tables.SPLITS))
+    for name, part in parts.items():
+        assert part["split"].to_pylist() == [name] * 20
+
+
+@pytest.mark.parametrize(("declared", "missing"), [("validation", "test"), ("test", "validation")])
+def test_a_split_that_the_source_leaves_out_is_made_of_whole_groups_of_train(declared: str, missing: str) -> None:
+    groups = [f"group {i // 2}" for i in range(400)]
+    splits: list[str | None] = ["train"] * 300 + [declared] * 100
+    rows = qa_rows(groups, splits)
+    parts = splitting(rows, THIRDS, declared_splits([rows["split"]]))
+    assert parts[declared]["id"].to_pylist() == rows["id"].to_pylist()[300:]
+    assert set(parts[missing]["split"].to_pylist()) == {"train"}
+    assert parts[missing].num_rows == pytest.approx(75, abs=30)
+    assert not set(parts[missing]["group"].to_pylist()) & set(parts["train"]["group"].to_pylist())
+
+
+def test_a_row_declared_train_goes_where_it_would_go_undeclared_when_a_split_is_missing() -> None:
+    groups = [f"group {i}" for i in range(200)]
+    undeclared, train = by_split(qa_rows(groups)), by_split(qa_rows(groups, ["train"] * 200))
+    assert train == undeclared
+    with_validation = by_split(qa_rows([*groups, "other"], ["train"] * 200 + ["validation"]))
+    assert with_validation["test"] == undeclared["test"]
+    assert with_validation["validation"] == ["r200"]
+
+
+def test_children_follow_their_parent_and_stay_only_in_train() -> None:
+    groups = [f"group {i // 2}" for i in range(200)]
+    parents = [None if i % 2 == 0 else f"r{i - 1}" for i in range(200)]
+    rows = qa_rows(groups, parents=parents)
+    parts = by_split(rows)
+    originals = by_split(rows.filter(rows["parent"].is_null()))
+    assert parts["validation"] == originals["validation"]
+    assert parts["test"] == originals["test"]
+    assert len(parts["train"]) == 2 * len(originals["train"])
+
+
+def test_a_split_without_rows_is_an_empty_table_of_the_same_form() -> None:
+    parts = splitting(qa_rows(["only"]), THIRDS, set())
+    assert sorted(part.num_rows for part in parts.values()) == [0, 0, 1]
+    assert all(part.schema.equals(QA.SCHEMA) for part in parts.values())
