@@ -51,6 +51,9 @@ class Features(Protocol):
     def features(self, rows: pa.Table, tokenizer: Any, params: Any, file: str) -> tuple[pa.Table, list[Fault]]:
         """Features of some rows (`row` counts from 0 within `rows`), and a Fault for each row that has none."""
 
+    def misaligned(self, rows: pa.Table, windows: pa.Table) -> pa.Array:
+        """The ids of the rows whose labels, read back through their features, are not exactly what the row says."""
+
 
 class Model(Protocol):
     AUTO_CLASS: str  # the name of the transformers class
@@ -66,8 +69,11 @@ class Model(Protocol):
 
 
 class Predictions(Protocol):
-    def tune(self, rows: pa.Table, outputs: pa.Table, params: Any) -> dict[str, Any]:
+    def tune(self, rows: pa.Table, outputs: pa.Table, params: Any, language: str) -> dict[str, Any]:
         """What is set on the validation split and must travel with the model (the no-answer threshold)."""
+
+    def untuned(self, tuned: dict[str, Any], params: Any) -> dict[str, Any]:
+        """What stands in for `tuned` for a model that was never tuned, so that it may stand beside one that was."""
 
     def predict(self, rows: pa.Table, outputs: pa.Table, params: Any, tuned: dict[str, Any]) -> pa.Table:
         """One row a row of `rows`: its id, the prediction and the best alternatives."""
@@ -77,6 +83,9 @@ class Predictions(Protocol):
 
 
 class Scores(Protocol):
+    def each(self, rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
+        """Of every row its id, its prediction and its own scores (from 0 to 1)."""
+
     def scores(self, rows: pa.Table, predictions: pa.Table, params: Any, language: str) -> dict[str, Any]:
         """Scores in points of 100 with 95% intervals and slices; None where a score is undefined."""
 

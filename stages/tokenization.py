@@ -1,0 +1,106 @@
+"""Rows become windows of token ids with labels, memory-mapped.
+
+    python -m stages.tokenization sample-qa
+
+Writes train, validation and test.arrow (Arrow streams of the task's features), quarantine.jsonl (rows that no
+window can hold), misaligned.parquet (rows whose labelled span does not decode to the answer) and tokenizer/.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainwright import layout, process, tables, tasks
+from trainwright.errors import Fault, InputError
+from trainwright.tasks.interface import Features
+
+CHARACTERS = 4_000_000  # of text that are tokenized at a time, so that long contexts do not fill the memory
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Some of a split's rows: their features (`row` counts within the split), faults, ids of misaligned rows."""
+
+    rows: int
+    features: pa.Table
+    faults: list[Fault]
+    misaligned: pa.Array
+
+
+def tokenization(
+    batches: Iterable[pa.Table], task: Features, tokenizer: Any, params: Any, file: str
+) -> Iterator[Tokenized]:
+    """Features of a split's rows, piece by piece; `params` is the tokenization section."""
+    first = 0
+    for batch in batches:
+        for rows in _pieces(batch):
+            features, faults = task.features(rows, tokenizer, params, file)
+            misaligned = task.misaligned(rows, features)
+            places = pc.add(features["row"], pa.scalar(first, pa.int32()))
+            features = features.set_column(features.schema.get_field_index("row"), "row", places)
+            yield Tokenized(rows.num_rows, features, faults, misaligned)
+            first += rows.num_rows
+
+
+def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    """The rows in slices of about CHARACTERS characters of text, at least one row each."""
+    texts = [rows[name] for name in rows.column_names if pa.types.is_string(rows.schema.field(name).type)]
+    sizes = np.sum([pc.fill_null(pc.utf8_length(text), 0).to_numpy() for text in texts], axis=0, dtype=np.int64)
+    piece = (np.cumsum(sizes) - sizes) // CHARACTERS
+    bounds = [*np.unique(piece, return_index=True)[1].tolist(), rows.num_rows]
+    for begin, end in pairwise(bounds):
+        yield rows.slice(begin, end - begin)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The base model's tokenizer, from files alone. Raises InputError when they cannot be read as one."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = f"its tokenizer cannot be loaded ({str(error).splitlines()[0]})"
+        raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
+
+
+def write(source: Path, target: Path, task: Features, tokenizer: Any, params: Any) -> Iterator[Tokenized]:
+    """Tokenize the rows of `source` into the Arrow stream `target`, handing on each piece once it is written."""
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, task.SCHEMA) as stream:
+        for piece in tokenization(
+            tables.batches(source), task, tokenizer, params, f"{source.parent.name}/{source.name}"
+        ):
+            stream.write_table(piece.features)
+            yield piece
+
+
+def main(run: process.Run) -> None:
+    from trainwright.engine import base_model
+
+    splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
+    tokenizer = load_tokenizer(base_model.resolve(run.layout, run.params))
+    task.check_tokenizer(tokenizer, params)
+    rows, faults, misaligned = 0, [], [pa.array([], pa.string())]
+    with layout.writing(run.layout.stage("tokenization")) as folder:
+        for split in tables.SPLITS:
+            before, windows = rows, 0
+            for piece in write(splits / f"{split}.parquet", folder / f"{split}.arrow", task, tokenizer, params):
+                rows += piece.rows
+                windows += piece.features.num_rows
+                faults += piece.faults
+                misaligned.append(piece.misaligned)
+            print(f"tokenization: {split}: {rows - before:,} rows, {windows:,} windows", flush=True)
+        process.quarantine(run, "tokenization", faults, rows, folder)
+        ids = pa.concat_arrays(misaligned)
+        tables.write(pa.table({"id": ids}), folder / "misaligned.parquet")
+        tokenizer.save_pretrained(folder / "tokenizer")
+    print(f"tokenization: {len(faults):,} rows in quarantine, {len(ids):,} misaligned", flush=True)
+
+
+if __name__ == "__main__":
+    process.stage("tokenization", main)
