@@ -8,23 +8,26 @@ from trainwright import layout, process, tables, tasks
 from trainwright.process import Run
 
 
-def evaluation(run: Run, features: Path, model_folder: Path, base: Path) -> tuple[dict[str, Any], dict[str, float]]:
+def evaluation(
+    run: Run, features: Path, model_folder: Path, base: Path
+) -> tuple[dict[str, Any], dict[str, float | None]]:
     """Raw outputs of validation and test, those of the untrained base model on test, and the mean losses."""
     import transformers
 
-    from trainwright.engine.batching import FeatureFile
+    from trainwright.engine.batching import FeatureTable
     from trainwright.engine.prediction import load_model, raw_outputs, resolve_precision
 
     part = tasks.load(run.params.task, "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(features / "tokenizer", local_files_only=True)
     precision = resolve_precision(run.params.training.precision)
-    outputs, losses = {}, {}
+    outputs: dict[str, Any] = {}
+    losses: dict[str, float | None] = {}
     model = load_model(part.AUTO_CLASS, model_folder)
     for name in ("validation", "test", "untrained"):
         if name == "untrained":  # the head it would have had at the first step of training
             transformers.set_seed(run.params.training.seed)
             model = load_model(part.AUTO_CLASS, base)
-        rows = FeatureFile(features / f"{'test' if name == 'untrained' else name}.arrow")
+        rows = FeatureTable.open(features / f"{'test' if name == 'untrained' else name}.arrow")
         outputs[name], losses[name] = raw_outputs(model, part, rows, tokenizer, run.params.evaluation, precision)
         print(f"evaluation: {name}: {len(rows):,} windows, loss {losses[name]:.3f}", flush=True)
     return outputs, losses

@@ -11,12 +11,12 @@ def main(run: Run) -> None:
     from transformers import AutoTokenizer
 
     from trainwright.engine import base_model, checkpoints
-    from trainwright.engine.batching import FeatureFile
-    from trainwright.engine.training import train, write_facts
+    from trainwright.engine.batching import FeatureTable
+    from trainwright.engine.training import Job, train, write_facts
 
     features = run.open("tokenization")
     base = base_model.resolve(run.layout, run.params)
-    data = {split: FeatureFile(features / f"{split}.arrow") for split in ("train", "validation")}
+    data = {split: FeatureTable.open(features / f"{split}.arrow") for split in ("train", "validation")}
     tokenizer = AutoTokenizer.from_pretrained(features / "tokenizer", local_files_only=True)
     identity = {
         "features": layout.digest(features),
@@ -27,7 +27,7 @@ def main(run: Run) -> None:
     with layout.writing(run.layout.stage("training")) as folder:
         part = tasks.load(run.params.task, "model")
         print(f"training: {len(data['train']):,} examples, up to {run.params.training.epochs} epochs", flush=True)
-        trained = train(part, base, tokenizer, data, run.params.training, checkpoint_folder, folder / "live")
+        trained = train(Job(part, base, tokenizer, data, run.params.training, checkpoint_folder, folder / "live"))
         model = folder / "model"
         model.mkdir()
         for name in ("config.json", "model.safetensors"):

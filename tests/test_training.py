@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwright.engine import checkpoints
-from trainwright.engine.batching import FeatureFile, SimilarLengths, longest_first
+from trainwright.engine.batching import FeatureTable, SimilarLengths, longest_first
 from trainwright.errors import InputError, MachineryError
 from trainwright.layout import digest
 from trainwright.params import Training
@@ -76,12 +76,12 @@ def run_training(tiny: Path, out: Path, settings: Training | None = None, base: 
     import torch
     import transformers
 
-    from trainwright.engine.training import train
+    from trainwright.engine.training import Job, train
 
     torch.set_num_threads(1)
-    data = {name: FeatureFile(tiny / f"{name}.arrow") for name in ("train", "validation")}
+    data = {name: FeatureTable.open(tiny / f"{name}.arrow") for name in ("train", "validation")}
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "base")
-    return train(part, tiny / base, tokenizer, data, settings or SETTINGS, out / "run", out / "live")
+    return train(Job(part, tiny / base, tokenizer, data, settings or SETTINGS, out / "run", out / "live"))
 
 
 SETTINGS = Training(epochs=3, batch_size=8, learning_rate=3e-3, checkpoint_every=7, early_stopping=0)
@@ -335,7 +335,7 @@ def test_inference_sees_every_row_once_longest_first(lengths, batch):
 
 def test_a_feature_file_gives_back_what_was_written(tmp_path):
     features(tmp_path / "f.arrow", 100, 3)
-    file = FeatureFile(tmp_path / "f.arrow")
+    file = FeatureTable.open(tmp_path / "f.arrow")
     table = pa.ipc.open_stream(pa.memory_map(str(tmp_path / "f.arrow"))).read_all()
     assert len(file) == 100
     for index in (0, 36, 37, 99):
@@ -348,7 +348,7 @@ def test_padding_on_the_left_moves_the_labels(tmp_path):
     import transformers
 
     features(tmp_path / "f.arrow", 6, 3)
-    rows = [FeatureFile(tmp_path / "f.arrow")[i] for i in range(6)]
+    rows = [FeatureTable.open(tmp_path / "f.arrow")[i] for i in range(6)]
     words = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "[MASK]": 4}
     for side in ("left", "right"):
         tokenizer = transformers.BertTokenizer(vocab=words, padding_side=side)
@@ -371,7 +371,7 @@ def test_raw_outputs_keep_the_best_places_of_the_context_alone(side, tiny, tmp_p
     torch.manual_seed(1)
     model = loaded(tiny)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "base", padding_side=side)
-    file = FeatureFile(tiny / "validation.arrow")
+    file = FeatureTable.open(tiny / "validation.arrow")
     table, loss = raw_outputs(model, part, file, tokenizer, Evaluation(batch_size=7, top=5), "float32")
     assert loss is not None
     for index, row in enumerate(table.to_pylist()):
@@ -393,7 +393,9 @@ def test_raw_outputs_keep_the_best_places_of_the_context_alone(side, tiny, tmp_p
 def test_a_killed_training_leaves_nothing_that_looks_like_a_whole_checkpoint(tiny, tmp_path):
     """Killed at any moment, every checkpoint that has a manifest is one whose files all match it."""
     code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), die="never", tiny=str(tiny), out=str(tmp_path))
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((tmp_path / "run").glob("checkpoint-14*")):
         time.sleep(0.001)

@@ -114,13 +114,13 @@ def writing(target: Path) -> Iterator[Path]:
     try:
         yield aside
         for path in sorted(aside.rglob("*")):
-            _flush(path)
-        _flush(aside)
+            flush(path)
+        flush(aside)
         aside.chmod(0o755)  # mkdtemp made it private; a worker's user may be another
         if target.exists():
             shutil.rmtree(target)
         aside.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -137,7 +137,8 @@ def write_file(path: Path, text: str) -> None:
     Path(aside.name).rename(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the file system put a file or folder on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

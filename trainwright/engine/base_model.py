@@ -27,8 +27,8 @@ def locate(base_model: str, root: Path) -> Path:
     loaded safely: no safetensors, no fast tokenizer, code of its own.
     """
     kind, _, name = base_model.partition(":")
-    folder = {"package": _package, "folder": lambda n: root / n, "hub": _hub}[kind](name)
-    _check(base_model, folder)
+    folder = root / name if kind == "folder" else _package(name) if kind == "package" else _hub(name)
+    check_loadable(base_model, folder)
     return folder
 
 
@@ -98,11 +98,10 @@ def _licence(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return "unknown"
-    from huggingface_hub import ModelCardData, RepoCard
+    from huggingface_hub import RepoCard
 
-    data = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
-    licence = data.to_dict().get("license") if isinstance(data, ModelCardData) else data.to_dict().get("license")
-    return str(licence) if licence else "unknown"
+    data: Any = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    return str(data.get("license") or "unknown")
 
 
 def _package(name: str) -> Path:
@@ -131,8 +130,8 @@ def _hub(name: str) -> Path:
         raise InputError(Fault("params.yaml", reason, remedy, field="base_model")) from error
 
 
-def _check(uri: str, folder: Path) -> None:
-    """Refuse a folder that cannot be loaded, or not without running somebody's code."""
+def check_loadable(uri: str, folder: Path) -> None:
+    """Raises InputError for a folder that cannot be loaded, or not without running somebody's code."""
 
     def refuse(reason: str, remedy: str) -> InputError:
         return InputError(Fault(str(folder) if uri.startswith("folder:") else uri, reason, remedy))

@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 MEGABATCH = 50
 
 
-class FeatureFile:
-    """An Arrow stream file of features, read row by row as numpy views into the mapped file.
+class FeatureTable:
+    """A table of features, read row by row as numpy views.
 
     `lengths` are the token counts of all rows (int32). Indexing gives a dict of one row's columns:
     numpy arrays for lists, int for numbers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    @classmethod
+    def open(cls, path: Path) -> "FeatureTable":
+        """Features of an Arrow stream file, memory-mapped: only the rows in use are in memory."""
+        return cls(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
         self._chunks = [
             {name: _Column(batch.column(name)) for name in batch.schema.names} for batch in self._table.to_batches()
         ]

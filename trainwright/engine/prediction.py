@@ -1,4 +1,4 @@
-"""Running a model over features, and answering a file of questions with a published model."""
+"""Running a model over features: precision, loading, forward passes, compact raw outputs."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainwright.engine.batching import FeatureFile, longest_first
+from trainwright.engine.batching import FeatureTable, longest_first
 
 
 def resolve_precision(wanted: str) -> str:
@@ -44,8 +44,9 @@ def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> A
     if dropout is not None:
         for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "pdrop"))]:
             setattr(config, name, dropout)
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
+    logging: Any = transformers.logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
     try:
         return getattr(transformers, auto_class).from_pretrained(
             folder,
@@ -56,11 +57,11 @@ def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> A
             trust_remote_code=False,
         )
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
 
 
 def forward(
-    model: Any, part: Any, features: FeatureFile, tokenizer: Any, batch_size: int, precision: str, labels: bool = True
+    model: Any, part: Any, features: FeatureTable, tokenizer: Any, batch_size: int, precision: str, labels: bool = True
 ) -> Iterator[tuple[list[int], Any, dict[str, Any]]]:
     """Run a model over all features, longest first: (row indices, output, batch) for each batch.
 
@@ -79,7 +80,7 @@ def forward(
 
 
 def raw_outputs(
-    model: Any, part: Any, features: FeatureFile, tokenizer: Any, params: Any, precision: str, labels: bool = True
+    model: Any, part: Any, features: FeatureTable, tokenizer: Any, params: Any, precision: str, labels: bool = True
 ) -> tuple[pa.Table, float | None]:
     """The compact raw outputs of all features in the file's order, and their mean loss (None without labels).
 

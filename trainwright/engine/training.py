@@ -1,11 +1,13 @@
 """Fine-tuning under transformers' Trainer: resumable to the bit, stopped at the first loss that is no number."""
 
 import json
+import math
 import platform
 import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,27 @@ import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from trainwright.engine import checkpoints, prediction
-from trainwright.engine.batching import FeatureFile, SimilarLengths
+from trainwright.engine.batching import FeatureTable, SimilarLengths
 from trainwright.errors import Fault, InputError, MachineryError
 from trainwright.params import Training
 
 LOG_EVERY = 10
 SMALLER_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. `part` is the task's model part, `base` the base model's folder, `data` has the features of
+    "train" and "validation". Checkpoints and best weights lie in `run`, curves go to `live`.
+    """
+
+    part: Any
+    base: Path
+    tokenizer: Any
+    data: dict[str, FeatureTable]
+    params: Training
+    run: Path
+    live: Path
 
 
 @dataclass(frozen=True)
@@ -30,28 +47,25 @@ class Trained:
     facts: dict[str, Any]
 
 
-def train(
-    part: Any, base: Path, tokenizer: Any, data: dict[str, FeatureFile], params: Training, run: Path, live: Path
-) -> Trained:
-    """Fine-tune the model in folder `base` on `data["train"]`, judged every epoch on `data["validation"]`.
+def train(job: Job) -> Trained:
+    """Fine-tune the base model on the train split, judged every epoch on validation.
 
-    `part` is the task's model part; checkpoints and best weights lie in `run`, which a later call with the
-    same arguments resumes from; curves go to `live`. On CPU a resumed training ends in the same weights, bit
-    for bit. When CUDA runs out of memory the batch is halved and the accumulation doubled, twice at most.
-    Raises InputError when the loss is not finite, MachineryError when memory runs out all the same.
+    A later call with the same job resumes from the newest whole checkpoint; on CPU it ends in the same
+    weights, bit for bit. When CUDA runs out of memory the batch is halved and the accumulation doubled,
+    twice at most. Raises InputError when the loss is not finite, MachineryError when memory runs out all the same.
     """
-    precision = prediction.resolve_precision(params.precision)
+    precision = prediction.resolve_precision(job.params.precision)
     machine = {"threads": torch.get_num_threads(), "precision": precision, "device": _device()}
-    batch, accumulation = params.batch_size, params.accumulation
+    batch, accumulation = job.params.batch_size, job.params.accumulation
     for attempt in range(SMALLER_BATCHES + 1):
-        trainer = _trainer(part, base, tokenizer, data, params, run, live, machine, batch, accumulation)
+        trainer = _trainer(job, machine, batch, accumulation)
         try:
             trainer.resume_or_start()
             return Trained(trainer.best_weights(), {**machine, **trainer.facts(), "batch_size": batch})
         except torch.OutOfMemoryError as error:
             if attempt == SMALLER_BATCHES or batch == 1:
                 raise MachineryError(f"The device ran out of memory at a batch of {batch}: {error}") from error
-            batch, accumulation = max(batch // 2, 1), accumulation * 2
+            batch, accumulation = batch // 2, accumulation * 2
             print(f"training: out of memory; trying a batch of {batch}, accumulated {accumulation} times", flush=True)
             del trainer
             torch.cuda.empty_cache()
@@ -62,23 +76,13 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 
-def _trainer(
-    part: Any,
-    base: Path,
-    tokenizer: Any,
-    data: dict[str, FeatureFile],
-    params: Training,
-    run: Path,
-    live: Path,
-    machine: dict[str, Any],
-    batch: int,
-    accumulation: int,
-) -> "_Trainer":
+def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -> "_Trainer":
+    params = job.params
     transformers.set_seed(params.seed)
-    model = prediction.load_model(part.AUTO_CLASS, base, params.dropout)
+    model = prediction.load_model(job.part.AUTO_CLASS, job.base, params.dropout)
     freeze(model, params)
     arguments = TrainingArguments(
-        output_dir=str(run),
+        output_dir=str(job.run),
         seed=params.seed,
         num_train_epochs=params.epochs,
         per_device_train_batch_size=batch,
@@ -86,11 +90,10 @@ def _trainer(
         learning_rate=params.learning_rate,
         lr_scheduler_type=params.schedule,
         warmup_steps=params.warmup,
-        weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
         bf16=machine["precision"] == "bfloat16",
         eval_strategy="epoch",
-        save_strategy="no",  # Progress says when: the stock strategies save before an epoch's evaluation
+        save_strategy="no",  # _Progress says when: the stock strategies save before an epoch's evaluation
         logging_steps=LOG_EVERY,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -99,7 +102,7 @@ def _trainer(
         disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.cuda.is_available(),
     )
-    return _Trainer(model, arguments, part, tokenizer, data, params, run, live, machine)
+    return _Trainer(job, model, arguments, machine)
 
 
 def freeze(model: Any, params: Training) -> None:
@@ -119,7 +122,8 @@ def parameter_groups(model: Any, params: Training, decayed: Iterable[str]) -> li
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     depth = max((_layer(name) for name, _ in model.named_parameters()), default=-1) + 1
-    decay_names, groups = set(decayed), {}
+    decay_names = set(decayed)
+    groups: dict[tuple[bool, int], dict[str, Any]] = {}
     for name, parameter in trainable:
         layer = _layer(name)
         below = 0 if layer == -1 and "embedding" not in name else depth - layer
@@ -133,38 +137,26 @@ def parameter_groups(model: Any, params: Training, decayed: Iterable[str]) -> li
 def _layer(name: str) -> int:
     """The number of the layer that a parameter belongs to, -1 for one outside the stack."""
     parts = name.split(".")
-    return next((int(p) for before, p in zip(parts, parts[1:], strict=False) if p.isdigit() and before.isalpha()), -1)
+    return next((int(part) for before, part in pairwise(parts) if part.isdigit() and before.isalpha()), -1)
 
 
 class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     """The stock loop with our order of batches, evaluation, checkpoints and refusal of losses that are no numbers."""
 
-    def __init__(
-        self,
-        model: Any,
-        arguments: TrainingArguments,
-        part: Any,
-        tokenizer: Any,
-        data: dict[str, FeatureFile],
-        params: Training,
-        run: Path,
-        live: Path,
-        machine: dict[str, Any],
-    ) -> None:
-        self.part, self.tokenizer, self.data, self.params = part, tokenizer, data, params
-        self.run_folder, self.machine = run, machine
+    def __init__(self, job: Job, model: Any, arguments: TrainingArguments, machine: dict[str, Any]) -> None:
+        self.job, self.params, self.run_folder, self.machine = job, job.params, job.run, machine
         self.best: str | None = None
         self.best_loss = float("inf")
         self.stale = 0
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=data["train"],  # type: ignore[arg-type]
-            eval_dataset=data["validation"],  # type: ignore[arg-type]
-            data_collator=lambda features: part.collate(features, tokenizer, True),
+            train_dataset=job.data["train"],
+            eval_dataset=job.data["validation"],
+            data_collator=lambda features: job.part.collate(features, job.tokenizer, True),
         )
         self.remove_callback(transformers.PrinterCallback)
-        self.add_callback(_Progress(self, live))
+        self.add_callback(_Progress(self))
 
     def resume_or_start(self) -> None:
         """Train to the end, from the newest whole checkpoint made on this kind of machine if there is one."""
@@ -198,6 +190,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         history = self.state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         validation = [entry for entry in history if "eval_loss" in entry]
+        network: Any = self.model
+        sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
         return {
             "steps": self.state.global_step,
             "epochs": self.state.epoch,
@@ -206,18 +200,18 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             "validation": [{k: e[k] for k in ("step", "epoch", "eval_loss", "eval_agreement")} for e in validation],
             "best_loss": self.best_loss,
             "best_step": int(self.best.rpartition("-")[2]) if self.best else None,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "parameters": sum(count for count, _ in sizes),
+            "trained_parameters": sum(count for count, trained in sizes if trained),
             "accumulation": self.args.gradient_accumulation_steps,
             "ended_early": self.ended_early(),
         }
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:  # noqa: ARG002
-        return SimilarLengths(self.data["train"].lengths, self.args.train_batch_size, self.params.seed)
+        return SimilarLengths(self.job.data["train"].lengths, self.args.train_batch_size, self.params.seed)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW with decoupled decay (Loshchilov and Hutter, 2019)."""
-        chosen = self.model if model is None else model
+        chosen: Any = self.model if model is None else model
         if self.optimizer is None:
             groups = parameter_groups(chosen, self.params, self.get_decay_parameter_names(chosen))
             self.optimizer = torch.optim.AdamW(groups, lr=self.params.learning_rate, fused=True)
@@ -234,12 +228,12 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss and agreement on validation; new best weights are kept at once."""
         total, right, count = 0.0, 0.0, 0
-        batch_size = max(self.params.batch_size, 32)
+        batch_size, precision = max(self.params.batch_size, 32), self.machine["precision"]
         outputs = prediction.forward(
-            self.model, self.part, self.data["validation"], self.tokenizer, batch_size, self.machine["precision"]
+            self.model, self.job.part, self.job.data["validation"], self.job.tokenizer, batch_size, precision
         )
         for indices, output, batch in outputs:
-            agreed, rows = self.part.agreement(output, batch)
+            agreed, rows = self.job.part.agreement(output, batch)
             total, right, count = total + float(output.loss) * len(indices), right + agreed, count + rows
         metrics = {"eval_loss": total / max(count, 1), "eval_agreement": 100 * right / max(count, 1)}
         self.log(metrics)
@@ -267,8 +261,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
 class _Progress(TrainerCallback):
     """When to log, evaluate and save; plain lines where there is no terminal; curves for DVC."""
 
-    def __init__(self, trainer: _Trainer, live: Path) -> None:
-        self.trainer, self.folder = trainer, live
+    def __init__(self, trainer: _Trainer) -> None:
+        self.trainer, self.folder = trainer, trainer.job.live
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         from dvclive import Live
@@ -309,8 +303,8 @@ class _Progress(TrainerCallback):
         self.live.end()
 
     def _steps_per_epoch(self) -> int:
-        rows, batch = len(self.trainer.data["train"]), self.trainer.args.train_batch_size
-        return -(-(-(-rows // batch)) // self.trainer.args.gradient_accumulation_steps)
+        batches = math.ceil(len(self.trainer.job.data["train"]) / self.trainer.args.train_batch_size)
+        return math.ceil(batches / self.trainer.args.gradient_accumulation_steps)
 
     def _write(self, entry: dict[str, float]) -> None:
         names = {

@@ -1,0 +1,153 @@
+"""The house holds to its design: imports go one way, one word names one thing, DVC sees every module."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from trainwright import tasks
+from trainwright.layout import STAGES
+from trainwright.params import Pipeline
+
+ROOT = Path(__file__).parent.parent
+GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+TASK = "${item.task}"
+
+
+def module_file(name: str) -> str | None:
+    """The repository's file of a module, or None for one of another distribution."""
+    path = name.replace(".", "/")
+    for candidate in (f"{path}.py", f"{path}/__init__.py"):
+        if (ROOT / candidate).is_file():
+            return candidate
+    return None
+
+
+def imports(file: str) -> set[str]:
+    """The repository's files that `file` imports anywhere in it, lazily too, and its packages' __init__ files."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "tasks.load":
+            part = node.args[1]
+            assert isinstance(part, ast.Constant), f"{file}: the part of a task must be a literal"
+            names = [f"trainwright.tasks.{task}.{part.value}" for task in tasks.names()]
+        for name in names:
+            parents = [name.rsplit(".", n)[0] for n in range(name.count(".") + 1)]
+            found |= {path for parent in parents if (path := module_file(parent))}
+    return found
+
+
+def type_checking_only(file: str) -> set[str]:
+    """Files imported under `if TYPE_CHECKING:` alone are never run."""
+    tree = ast.parse((ROOT / file).read_text())
+    guarded = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    names = {n.module for block in guarded for n in ast.walk(block) if isinstance(n, ast.ImportFrom) and n.module}
+    return {path for name in names if (path := module_file(name))}
+
+
+def closure(file: str) -> set[str]:
+    """Every file of the repository that running `file` can run, itself included."""
+    seen: set[str] = set()
+    todo = [file]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo += imports(current) - type_checking_only(current)
+    return seen
+
+
+def as_dep(file: str) -> str:
+    return re.sub(r"^trainwright/tasks/[a-z0-9_]+/", f"trainwright/tasks/{TASK}/", file)
+
+
+def covered(file: str, deps: list[str]) -> bool:
+    return any(file == dep or file.startswith(f"{dep}/") for dep in deps)
+
+
+def code_of(stage: str) -> str:
+    module = re.search(r"python -m stages[.](\w+)", GRAPH[stage]["do"]["cmd"])
+    assert module, stage
+    return f"stages/{module[1]}.py"
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_every_module_that_a_stage_imports_is_among_its_deps(stage):
+    deps = GRAPH[stage]["do"]["deps"]
+    missing = sorted(f for f in map(as_dep, closure(code_of(stage))) if not covered(f, deps))
+    assert not missing, f"{stage} lacks deps: {missing}"
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_a_stage_depends_on_no_module_that_it_does_not_import(stage):
+    used = {as_dep(file) for file in closure(code_of(stage))}
+    code = [d for d in GRAPH[stage]["do"]["deps"] if d.startswith(("trainwright/", "stages/"))]
+    unused = [dep for dep in code if not any(covered(file, [dep]) for file in used) and Path(dep).suffix == ".py"]
+    assert not unused, f"{stage} would rerun for nothing after a change of {unused}"
+
+
+def test_one_word_names_the_file_the_function_the_section_and_the_dvc_stage():
+    for stage in STAGES:
+        assert (ROOT / "stages" / f"{stage}.py").is_file()
+        assert stage in GRAPH
+        assert stage in Pipeline.model_fields
+        assert f'process.stage("{stage}", main)' in (ROOT / "stages" / f"{stage}.py").read_text()
+
+
+def test_a_gate_follows_every_stage_and_every_stage_waits_for_the_gates_of_its_inputs():
+    for stage in STAGES:
+        gate = GRAPH[f"{stage}_gate"]["do"]
+        assert f"stages.gate {stage} ${{key}}" in gate["cmd"]
+        assert f"data/${{key}}/{stage}" in gate["deps"]
+    for name, stage in GRAPH.items():
+        inputs = re.findall(r"data/\$\{key\}/(\w+)(?:/|$)", "\n".join(stage["do"]["deps"]), re.M)
+        for data in {i for i in inputs if i in STAGES and i != name.removesuffix("_gate")}:
+            certificate = f"data/${{key}}/gates/{data}/certificate.json"
+            assert certificate in stage["do"]["deps"], f"{name} reads {data} without its certificate"
+
+
+def test_no_stage_depends_on_how_stages_are_run():
+    for stage in GRAPH.values():
+        assert not [p for p in stage["do"].get("params", []) if p.startswith(("operations", "dispatch"))]
+
+
+def test_commands_hold_names_and_no_values():
+    for stage in GRAPH.values():
+        assert re.fullmatch(r"exec python -m stages\.\w+( \w+)? \$\{key\}", stage["do"]["cmd"])
+
+
+def test_imports_go_one_way():
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_stage_asks_which_task_it_serves():
+    for path in [*(ROOT / "stages").glob("*.py"), *(ROOT / "trainwright").glob("engine/*.py")]:
+        assert not re.search(r"\btask\b\s*(==|!=|in)\s*[\"'(\[]", path.read_text()), path
+
+
+def test_the_repository_names_no_registry_and_no_path_of_a_machine():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    hosts = re.compile("|".join(["pypi" + r"\.org", "registry" + r"\.npmjs", "deb" + r"\.debian", "file:" + "///"]))
+    paths = re.compile("/(?:" + "|".join(["root", "home/" + r"\w+", "work/" + "main", "work/" + "shared"]) + ")/")
+    for name in filter(None, tracked):
+        path = ROOT / name
+        if path.suffix in {".png", ".gz"} or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        assert not hosts.search(text), f"{name}: {hosts.search(text)}"
+        assert not paths.search(text), f"{name}: {paths.search(text)}"

@@ -1,0 +1,116 @@
+"""Answering a file of rows with a published model, on any machine that has the package installed."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from trainwright import layout, sources, tasks
+from trainwright.engine import base_model
+from trainwright.errors import Fault, InputError
+from trainwright.params import Evaluation, Source
+
+SETTINGS = "trainwright.json"
+CHUNK = 2_000
+MAX_BAD_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a published folder says of its model: the task, and what the model needs to answer."""
+
+    task: str
+    language: str
+    tokenization: Any
+    postprocessing: Any
+    tuned: dict[str, Any]
+
+
+def read_settings(folder: Path) -> Published:
+    """The settings of a published model. Raises InputError when the folder is not one."""
+    path = folder / SETTINGS
+    remedy = "Name a folder that the report stage published: data/<pipeline>/report/model."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sections = tasks.load(content["task"], "params").SECTIONS
+        chosen = {k: sections[k].model_validate(content[k]) for k in ("tokenization", "postprocessing")}
+        return Published(content["task"], content["language"], tuned=dict(content["tuned"]), **chosen)
+    except FileNotFoundError:
+        raise InputError(Fault(str(folder), f"it holds no {SETTINGS}", remedy)) from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{SETTINGS} does not describe a model: {str(error).splitlines()[0]}"
+        raise InputError(Fault(str(folder), reason, remedy)) from None
+
+
+def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fault]]:
+    """Write `{id: prediction}` for every row of `source` to `target`, chunk by chunk, visible only when whole.
+
+    Returns how many rows were answered, and the faults of those that were not, which are also listed in
+    `<target>.quarantine.jsonl`. Raises InputError when the folder is no published model, the file cannot
+    be read, or more than one row in a hundred is bad.
+    """
+    settings = read_settings(folder)
+    base_model.check_loadable(f"folder:{folder}", folder)
+    part = tasks.load(settings.task, "rows")
+    suffixes = ((form, end) for form, ends in sources.SUFFIXES.items() for end in ends)
+    form = next((form for form, end in suffixes if source.name.lower().endswith(end)), "squad")
+    table = sources.read(Source(uri=str(source.resolve()), format=form), Path.cwd(), part.COLUMNS)  # type: ignore[arg-type]
+    rows, faults = part.from_source(table, str(source), answered=False)
+    _too_many(faults, table.num_rows, source)
+    answered = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.partial")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write("{")
+            for predictions, bad in _predict(folder, settings, rows, str(source)):
+                faults += bad
+                pairs = zip(predictions["id"].to_pylist(), predictions["prediction"].to_pylist(), strict=True)
+                lines = [f"{json.dumps(i)}: {json.dumps(p, ensure_ascii=False)}" for i, p in pairs]
+                if lines:
+                    file.write(("," if answered else "") + "\n " + ",\n ".join(lines))
+                answered += len(lines)
+            file.write("\n}\n")
+        _too_many(faults, table.num_rows, source)
+        layout.flush(aside)
+        aside.rename(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    if faults:
+        lines = [json.dumps(asdict(fault)) + "\n" for fault in faults]
+        layout.write_file(target.with_name(f"{target.name}.quarantine.jsonl"), "".join(lines))
+    return answered, faults
+
+
+def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> Iterator[tuple[pa.Table, list[Fault]]]:
+    """Predictions and faults of the rows, CHUNK by CHUNK."""
+    import transformers
+
+    from trainwright.engine.batching import FeatureTable
+    from trainwright.engine.prediction import load_model, raw_outputs, resolve_precision
+
+    features, model_part, predictions = (
+        tasks.load(settings.task, "features"),
+        tasks.load(settings.task, "model"),
+        tasks.load(settings.task, "predictions"),
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = load_model(model_part.AUTO_CLASS, folder)
+    precision = resolve_precision("auto")
+    for start in range(0, rows.num_rows, CHUNK):
+        chunk = rows.slice(start, CHUNK)
+        table, faults = features.features(chunk, tokenizer, settings.tokenization, file)
+        bad = {fault.id for fault in faults}
+        outputs, _ = raw_outputs(model, model_part, FeatureTable(table), tokenizer, Evaluation(), precision, False)
+        answered = predictions.predict(chunk, outputs, settings.postprocessing, settings.tuned)
+        keep = [i not in bad for i in answered["id"].to_pylist()]
+        yield answered.filter(pa.array(keep, pa.bool_())), faults
+
+
+def _too_many(faults: list[Fault], rows: int, source: Path) -> None:
+    if len(faults) > MAX_BAD_SHARE * rows:
+        reason = f"{len(faults)} of {rows} rows are bad, more than one in a hundred"
+        raise InputError(*faults[:10], Fault(str(source), reason, "Mend the rows; nothing was written."))
