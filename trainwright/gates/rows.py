@@ -32,7 +32,7 @@ from trainwright.gates.promises import (
 )
 from trainwright.tasks.interface import Rows
 
-COMMON = [field.name for field in tables.COMMON]
+COMMON = pa.schema([pa.field(field.name, field.type) for field in tables.COMMON])
 HELD_OUT = pa.array(["validation", "test"])
 
 
@@ -53,7 +53,7 @@ def table(path: Path, task: Rows, checks: Mapping[str, tuple[Check, str]]) -> Ge
 
 
 def ingested(checked: Checked, limits: Any) -> Iterator[Promise]:
-    now = tables.read(checked.folder / "rows.parquet", COMMON)
+    now = _common(checked.folder / "rows.parquet")
     yield enough_rows(now.num_rows, limits.min_rows)
     known = pc.or_(now["split"].is_null(), pc.is_in(now["split"], value_set=pa.array(tables.SPLITS)))
     yield none_of("splits_known", f"a declared split is one of {', '.join(tables.SPLITS)}", _ids(now, pc.invert(known)))
@@ -83,7 +83,7 @@ def cleaned(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
 
 def augmented(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
     path, source = checked.folder / "rows.parquet", checked.open("cleaning") / "rows.parquet"
-    now, before = tables.read(path, COMMON), tables.read(source, COMMON)
+    now, before = _common(path), _common(source)
     known, child = pc.is_in(now["id"], value_set=before["id"]), now["parent"].is_valid()
     broken = _changed(before["id"], hashes(source, task.SCHEMA.names), now["id"], hashes(path, task.SCHEMA.names))
     yield none_of("originals_unchanged", "every row that came in is still there, once and unchanged", broken)
@@ -113,8 +113,8 @@ def split_up(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
     if any(promise.rows for promise in fits):
         return
     source = checked.open("augmentation") / "rows.parquet"
-    parts = [tables.read(path, COMMON) for path in paths.values()]
-    now, before = pa.concat_tables(parts), tables.read(source, COMMON)
+    parts = [_common(path) for path in paths.values()]
+    now, before = pa.concat_tables(parts), _common(source)
     place = np.repeat(np.arange(len(parts)), [part.num_rows for part in parts])
     yield ids_unique(now["id"])
     for split, part in zip(tables.SPLITS, parts, strict=True):
@@ -172,6 +172,11 @@ def _stratum_difference(paths: dict[str, Path], task: Rows) -> float | None:
         return None
     shares = numbers / numbers.sum(axis=1, keepdims=True)
     return float(abs(shares - numbers.sum(axis=0) / numbers.sum()).max())
+
+
+def _common(path: Path) -> pa.Table:
+    """The columns that every row table has, whether the file says that they may hold nulls or not."""
+    return tables.read(path, COMMON.names).cast(COMMON)
 
 
 def _ids(rows: pa.Table, mask: Any) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow.lib import ArrowException
 
 from trainwright import tasks
 from trainwright.errors import RefusedError
@@ -108,10 +109,15 @@ def _observe(layout: Layout, params: Pipeline, gate: str) -> list[Promise]:
     except RefusedError as error:
         promises.append(Promise("inputs_certified", f"what it is compared with is certified: {error}", None, maximum=0))
     except (OSError, ValueError, KeyError) as error:  # to the gate, a table that cannot be read is bad data
-        place = Path(error.filename).name if isinstance(error, OSError) and error.filename else ""
-        what = ": ".join(part for part in (type(error).__name__, place) if part)  # its message may carry text
-        promises.append(Promise("readable", f"the files can be read, in the form agreed ({what})", None, maximum=0))
+        cause = _cause(error).replace(f"{layout.root}/", "")
+        promises.append(Promise("readable", f"the files can be read, as agreed ({cause})", None, maximum=0))
     return promises
+
+
+def _cause(error: Exception) -> str:
+    """Why a file could not be read. Words of what reads files alone: others may carry a text."""
+    about_files = isinstance(error, OSError | ArrowException) and str(error)
+    return str(error).splitlines()[0][:200] if about_files else type(error).__name__
 
 
 def _judge(promises: list[Promise]) -> list[Judged]:
