@@ -34,7 +34,8 @@ INVISIBLE = re.compile(
     # Joiners shape letters from Hebrew to Mongolian and join emoji; after anything else they are residue.
     "|(?<![\u0590-\u1dff\u2190-\U0010ffff])[\u200c\u200d]"
 )
-WHITESPACE = re.compile(r"\s+")
+# A space or a line break by itself inside a text is as it should be, and by far the most common: not found.
+WHITESPACE = re.compile(r"\A\s+|\s{2,}|\s\Z|[^\S \n]")
 LINE_BREAK = re.compile(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 
 
