@@ -1,5 +1,7 @@
 """The three ways in which Trainwright says no, and their exit codes."""
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -49,3 +51,10 @@ class MachineryError(TrainwrightError):
     """A worker, a server, a remote or a child process failed."""
 
     exit_code = 3
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A remedy for a wrong word: the nearest right one, or all that there are."""
+    listed = list(known)
+    near = difflib.get_close_matches(word, listed, n=1, cutoff=0.5)
+    return f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(listed)}." if listed else "Remove it."

@@ -4,7 +4,6 @@ A section must be present even when it is empty (`cleaning: {}`), because DVC tr
 What a section may hold beside the fields here is the task's own: see `trainwright/tasks/<task>/params.py`.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +15,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from trainwright import tasks
-from trainwright.errors import Fault, InputError
+from trainwright.errors import Fault, InputError, nearest
 from trainwright.layout import STAGES
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+SECTIONS = (*STAGES, "gates")
+VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none)$")  # how pydantic names the types of a union
 SHARE = Annotated[float, Field(ge=0, le=1)]
 POSITIVE = Annotated[int, Field(gt=0)]
 NATURAL = Annotated[int, Field(ge=0)]
@@ -195,9 +196,8 @@ class Params(Section):
     def pipeline(self, name: str) -> Pipeline:
         """The pipeline called `name`. Raises InputError naming those there are."""
         if name not in self.pipelines:
-            raise InputError(
-                Fault("params.yaml", f"there is no pipeline {name!r}", _nearest(name, list(self.pipelines)))
-            )
+            remedy = nearest(name, self.pipelines) if self.pipelines else "Run `trainwright add RECIPE` to add one."
+            raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", remedy))
         return self.pipelines[name]
 
 
@@ -220,6 +220,8 @@ def read_yaml(path: Path) -> Any:
         raise InputError(Fault(path.name, "there is no such file", "Run from inside the project.")) from None
     except UnicodeDecodeError as error:
         raise InputError(Fault(path.name, f"not UTF-8 at byte {error.start}", "Save the file as UTF-8.")) from None
+    except RecursionError:
+        raise InputError(Fault(path.name, "nested too deeply to be read", "Flatten it.")) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
@@ -228,7 +230,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def _flatten(error: ValidationError) -> Iterator[dict[str, Any]]:
-    yield from error.errors(include_url=False)  # type: ignore[misc]
+    """Every problem; those of one value that may be of several types become one."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for problem in error.errors(include_url=False):
+        where = tuple(part for part in problem["loc"] if not VARIANT.match(str(part)))
+        if where != problem["loc"] and where in found:
+            found[where]["msg"] += " or " + problem["msg"].removeprefix("Input should be ")
+        else:
+            found[where] = {**problem, "loc": where}
+    yield from found.values()
 
 
 def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int]) -> Fault:
@@ -236,33 +246,33 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
     field = ".".join(str(part) for part in where)
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
     kind, value, reason = problem["type"], problem.get("input"), problem["msg"]
+    allowed = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
     remedy = "See the comments in params.yaml and recipes/ for what is allowed."
     if kind == "extra_forbidden" or (kind == "literal_error" and "[key]" in problem["loc"]):
-        reason, remedy = "unknown key", _nearest(str(where[-1]), _known(where, problem))
+        reason, remedy = "unknown key", nearest(str(where[-1]), allowed or _known(where))
     elif kind == "missing":
-        reason, remedy = "missing", f"Add `{where[-1]}:` (a section may be empty: `{where[-1]}: {{}}`)."
+        empty = f" (a section may be empty: `{where[-1]}: {{}}`)" if where[-1] in SECTIONS else ""
+        reason, remedy = "missing", f"Add `{where[-1]}:`{empty}."
     elif kind == "value_error":
         reason = str(problem["ctx"]["error"])
+    elif kind in {"model_type", "dict_type"}:
+        reason, remedy = "must be a section, of lines `key: value`", "Indent its lines below it."
     elif not isinstance(value, dict | list):
         reason = f"{reason[0].lower()}{reason[1:]}, not {value!r}"
-        remedy = "Change the value."
+        remedy = nearest(value, allowed) if allowed and isinstance(value, str) else "Change the value."
     return Fault(path.name, reason, remedy, row=f"line {line}" if line else "", field=field)
 
 
-def _known(where: tuple[Any, ...], problem: dict[str, Any]) -> list[str]:
+def _known(where: tuple[Any, ...]) -> list[str]:
     """The keys that would have been right beside the unknown one at `where`."""
-    if problem["type"] == "literal_error":
-        return list(STAGES)
-    model: Any = Params
+    kind: Any = Params
     for part in where[:-1]:
-        field = model.model_fields.get(part) if _is_model(model) else None
-        if field is not None and field.annotation is Any:
-            model = _task_section(str(part))
-            continue
-        annotation = field.annotation if field else model
-        inner = [argument for argument in get_args(annotation) if _is_model(argument)]
-        model = annotation if _is_model(annotation) else inner[0] if inner else None
-    return list(model.model_fields) if _is_model(model) else []
+        if _is_model(kind):
+            field = kind.model_fields.get(part)
+            kind = field and (_task_section(str(part)) if field.annotation is Any else field.annotation)
+        else:  # dict[key, kind of its values]
+            kind = (get_args(kind) or (None,))[-1]
+    return list(kind.model_fields) if _is_model(kind) else []
 
 
 def _is_model(value: Any) -> bool:
@@ -272,12 +282,6 @@ def _is_model(value: Any) -> bool:
 def _task_section(name: str) -> Any:
     """The class of a task's own section; where tasks share a section's name, the first that has it."""
     return next((s[name] for t in tasks.names() if name in (s := tasks.load(t, "params").SECTIONS)), None)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    listed = ", ".join(known)
-    return f"Did you mean `{near[0]}`?" if near else f"Known here: {listed}." if known else "Remove it."
 
 
 def _lines(path: Path) -> dict[tuple[Any, ...], int]:

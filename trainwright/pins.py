@@ -1,0 +1,118 @@
+"""Pins: which bytes a pipeline's source is. `data/<pipeline>/source.json`, in Git, so that the history of that file
+is the history of the data.
+
+A pin repeats the `source` section of params.yaml and adds `commit` (of a Hub data set, else null), `rows`, `bytes`,
+`sha256`, and `files` with the same of every file (of a Hub data set: of every split, as JSON Lines). It holds no
+time, so that reading the same bytes again gives the same pin. A missing licence is "unknown", and says so.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trainwright import sources, tasks
+from trainwright.errors import Fault, InputError
+from trainwright.layout import Layout, digest, write_file
+from trainwright.params import Pipeline, Source
+from trainwright.sources import hub
+
+Pin = dict[str, Any]
+
+
+def refresh(layout: Layout, params: Pipeline) -> tuple[Pin | None, Pin]:
+    """Read the source again, whole, and move its pin. Returns the old pin (None where there was none) and the new.
+
+    Raises InputError where the source cannot be read, and then leaves the pin as it was.
+    """
+    old = _read(layout) if layout.source_pin.exists() else None
+    source = params.source
+    if source.format == "hub":
+        source = source.model_copy(update={"revision": hub.resolve(source)})
+    columns = tasks.load(params.task, "rows").COLUMNS
+    rows = {name: table.num_rows for name, table in sources.read_files(source, layout.root, columns)}
+    if not sum(rows.values()):
+        raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
+    parts = [{**part, "rows": rows[part["path"]]} for part in _parts(source, layout.root)]
+    commit = source.revision if source.format == "hub" else None
+    new = {**_section(params.source), "commit": commit, **_totals(parts), "files": parts}
+    write_file(layout.source_pin, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+    return old, new
+
+
+def verify(layout: Layout, params: Pipeline) -> Source:
+    """The source to read, a Hub data set's at the pinned commit, only if its bytes are those of the pin.
+
+    Raises InputError where there is no pin, where params.yaml names another source than the pin does, and where
+    the bytes differ.
+    """
+    remedy = f"Run `trainwright refresh {layout.pipeline}` to take the source as it is now."
+    name = layout.source_pin.relative_to(layout.root).as_posix()
+    if not layout.source_pin.exists():
+        raise InputError(Fault(name, "the source has no pin yet", remedy))
+    pin = _read(layout)
+    for field, value in _section(params.source).items():
+        if field not in pin or pin[field] != value:
+            reason = f"params.yaml says {value!r}, the pin {pin.get(field)!r}"
+            raise InputError(Fault(name, reason, remedy, field=f"source.{field}"))
+    source = params.source.model_copy(update={"revision": pin["commit"]}) if pin["commit"] else params.source
+    _compare(source, pin, _parts(source, layout.root), remedy)
+    return source
+
+
+def _section(source: Source) -> Pin:
+    return source.model_dump(mode="json")
+
+
+def _parts(source: Source, root: Path) -> list[Pin]:
+    """Name, declared split, bytes and SHA-256 of everything that the source is made of."""
+    if source.format == "hub":
+        return list(hub.digests(source))
+    return [
+        {"path": file.name, "split": file.split, "bytes": file.path.stat().st_size, "sha256": digest(file.path)}
+        for file in sources.files(source, root)
+    ]
+
+
+def _totals(parts: list[Pin]) -> Pin:
+    """Of one file its own SHA-256; of several that of their `<SHA-256>  <name>` lines."""
+    lines = "".join(f"{part['sha256']}  {part['path']}\n" for part in parts)
+    sha256 = parts[0]["sha256"] if len(parts) == 1 else hashlib.sha256(lines.encode()).hexdigest()
+    return {"rows": sum(p["rows"] for p in parts), "bytes": sum(p["bytes"] for p in parts), "sha256": sha256}
+
+
+def _compare(source: Source, pin: Pin, parts: list[Pin], remedy: str) -> None:
+    expected = {part["path"]: part for part in pin["files"]}
+    found = {part["path"]: part for part in parts}
+    if missing := sorted(expected.keys() ^ found.keys()):
+        reason = f"the pin and the source do not hold the same files: {', '.join(missing)}"
+        raise InputError(Fault(source.uri, reason, remedy))
+    faults = [
+        Fault(
+            name if len(found) == 1 or source.format != "hub" else f"{source.uri}, {name}",
+            f"its bytes are not those of the pin: expected {_shown(expected[name])}, found {_shown(part)}",
+            f"Restore the file, or: {remedy[0].lower()}{remedy[1:]}",
+        )
+        for name, part in found.items()
+        if (part["bytes"], part["sha256"]) != (expected[name]["bytes"], expected[name]["sha256"])
+    ]
+    if faults:
+        raise InputError(*faults)
+
+
+def _shown(part: Pin) -> str:
+    return f"{part['bytes']} bytes, SHA-256 {part['sha256']}"
+
+
+def _read(layout: Layout) -> Pin:
+    name = layout.source_pin.relative_to(layout.root).as_posix()
+    remedy = f"Restore it with Git, or remove it and run `trainwright refresh {layout.pipeline}`."
+    try:
+        pin = json.loads(layout.source_pin.read_text(encoding="utf-8"))
+        whole = all(key in pin for key in ("uri", "commit", "rows", "bytes", "sha256"))
+        whole = whole and all({"path", "bytes", "sha256"} <= part.keys() for part in pin["files"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise InputError(Fault(name, "the pin cannot be read", remedy))
+    return dict(pin)

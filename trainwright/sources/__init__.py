@@ -1,0 +1,137 @@
+"""Readers of sources: SQuAD JSON, CSV and TSV, JSON Lines, Parquet, and data sets of the Hugging Face Hub.
+
+`read` gives one table, whatever the format: the columns that were asked for, under our names, and
+
+    place    string           where a person finds the row: "line 3", "row 17", "data[0].paragraphs[2].qas[1]"
+    split    string           the split that the source declares for the row, else null (or absent)
+    problem  struct or null   {field, reason}: a value of the row that could not be read, which is null in its column
+
+Text stays text: "NA", "null", "None" and "01" are what they were in the file. What is wrong with a file as a
+whole (its encoding, its form, a missing column) raises InputError at once; what is wrong with a row's content
+is for the task's `from_source` to say.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from trainwright.errors import Fault, InputError, nearest
+from trainwright.params import Source
+from trainwright.sources import delimited, hub, jsonl, parquet, squad
+from trainwright.sources.records import Columns, Records
+
+READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
+    "squad": squad.read,
+    "csv": delimited.read_csv,
+    "tsv": delimited.read_tsv,
+    "jsonl": jsonl.read,
+    "parquet": parquet.read,
+}
+SUFFIXES = {
+    "squad": (".json", ".json.gz"),
+    "csv": (".csv", ".csv.gz"),
+    "tsv": (".tsv", ".tsv.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
+    "parquet": (".parquet",),
+}
+PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a source: its name as a user would write it, and the split that the source declares for it."""
+
+    name: str
+    path: Path
+    split: str | None = None
+
+
+def read(source: Source, root: Path, columns: Columns) -> pa.Table:
+    """All rows of `source`, a relative `uri` read against `root`. `columns` are those that the task can use.
+
+    Raises InputError where the source cannot be read or holds no rows, and MachineryError where a server fails.
+    """
+    pieces = [table for _, table in read_files(source, root, columns)]
+    try:
+        whole = pa.concat_tables(pieces, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        reason = f"the files differ in the type of a column ({str(error).splitlines()[0]})"
+        raise InputError(Fault(source.uri, reason, "Give the column one type in all of them.")) from None
+    if whole.num_rows == 0:
+        raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
+    return whole
+
+
+def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[str, pa.Table]]:
+    """The name and the table of every file of a source, or of every split of a Hub data set."""
+    for ours in source.columns:
+        if ours not in columns:
+            field = f"source.columns.{ours}"
+            raise InputError(Fault("params.yaml", "unknown column", nearest(ours, columns), field=field))
+    wanted = {source.columns.get(ours, ours): types for ours, types in columns.items()}
+    if source.format == "hub":
+        parts = [(name, name, split, records) for name, split, records in hub.read(source, wanted)]
+    else:
+        reader = READERS[source.format]
+        parts = [(f.name, f.name, f.split, reader(f.path, f.name, wanted)) for f in files(source, root)]
+    for name, shown, split, records in parts:
+        prefix = f"{shown}, " if len(parts) > 1 else ""
+        yield name, _table(source, columns, records, split, prefix)
+
+
+def files(source: Source, root: Path) -> list[File]:
+    """The files of a source that is not on the Hub, in a fixed order. Raises InputError for one that is missing."""
+    if source.uri.startswith(("http://", "https://", "hub:")):
+        remedy = "Download it and name the file; for the Hub write `format: hub` and `uri: hub:owner/name`."
+        raise InputError(Fault(source.uri, f"format {source.format} is read from files", remedy))
+    base = root / source.uri
+    if base.is_dir():
+        return _in_folder(source, base)
+    if source.splits:
+        remedy = "Let uri be the folder and splits the files in it."
+        raise InputError(
+            Fault(source.uri, "`splits` names files, but uri is not a folder", remedy, field="source.splits")
+        )
+    return [_existing(source.uri, base, None)]
+
+
+def _in_folder(source: Source, folder: Path) -> list[File]:
+    if source.splits:
+        return [_existing(name, folder / name, split) for split, name in source.splits.items()]
+    suffixes = SUFFIXES[source.format]
+    found = sorted(path.name for path in folder.iterdir() if path.name.endswith(suffixes))
+    if not found:
+        reason = f"the folder holds no file that ends in {' or '.join(suffixes)}"
+        raise InputError(Fault(source.uri, reason, "Name the folder that holds them, or change the format."))
+    return [File(name, folder / name) for name in found]
+
+
+def _existing(name: str, path: Path, split: str | None) -> File:
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        remedy = nearest(path.name, beside) if beside else f"There is no folder {path.parent} either."
+        raise InputError(Fault(name, "there is no such file", remedy))
+    return File(name, path, split)
+
+
+def _table(source: Source, columns: Columns, records: Records, split: str | None, prefix: str) -> pa.Table:
+    """Records under our names. The source's own column names go along as metadata, for a task's messages."""
+    for ours, theirs in source.columns.items():
+        if theirs not in records.found:
+            field = f"source.columns.{ours}"
+            raise InputError(
+                Fault(source.uri, f"there is no column {theirs!r}", nearest(theirs, records.found), field=field)
+            )
+    names = {ours: source.columns.get(ours, ours) for ours in columns}
+    data = {ours: records.columns[theirs] for ours, theirs in names.items() if theirs in records.columns}
+    data["place"] = pa.array([f"{prefix}{place}" for place in records.places], pa.string())
+    count = len(records.places)
+    if split is not None:
+        data["split"] = pa.repeat(pa.scalar(split), count)
+    if records.problems:
+        problems = [records.problems.get(row) for row in range(count)]
+        data["problem"] = pa.array([p and {"field": p[0], "reason": p[1]} for p in problems], PROBLEM)
+    return pa.table(data).replace_schema_metadata({"columns": json.dumps(records.found)})

@@ -1,0 +1,94 @@
+"""CSV and TSV with a header line, UTF-8, plain or packed with gzip.
+
+Python's reader is used rather than Arrow's, because it knows the line on which a record begins and refuses a quote
+that is never closed, where Arrow's takes the rest of the file for one cell.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainwright.errors import Fault, InputError
+from trainwright.sources.opening import read_text
+from trainwright.sources.records import Columns, Records, described
+from trainwright.tables import BATCH
+
+TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
+LONGEST = 1 << 30  # characters of one cell; Python's own limit of 131,072 is less than a long context
+
+
+def read_csv(path: Path, file: str, columns: Columns) -> Records:
+    return _read(path, file, columns, ",")
+
+
+def read_tsv(path: Path, file: str, columns: Columns) -> Records:
+    return _read(path, file, columns, "\t")
+
+
+def _read(path: Path, file: str, columns: Columns, delimiter: str) -> Records:
+    """Every cell as it stands: an empty cell is empty text, or no number.
+
+    Raises InputError, with the line, for a record that has more or fewer cells than the header, an open quote,
+    or a header that names a column twice.
+    """
+    rows = _records(read_text(path, file), file, delimiter)
+    _, header = next(rows, (0, []))
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise InputError(Fault(file, f"the header names {twice!r} twice", "Rename one.", row="line 1"))
+    kinds = {name: [t for t in columns[name] if not pa.types.is_nested(t)] for name in header if name in columns}
+    pieces: dict[str, list[pa.Array]] = {name: [] for name, kind in kinds.items() if kind}
+    lines: list[int] = []
+    while batch := list(islice(rows, BATCH)):
+        cells = dict(zip(header, zip(*(row for _, row in batch), strict=True), strict=True))
+        for name, pieces_of in pieces.items():
+            pieces_of.append(pa.array(cells[name], pa.string()))
+        lines += [line for line, _ in batch]
+    records = Records({}, [f"line {line}" for line in lines], header)
+    for name, texts in pieces.items():
+        records.columns[name], wrong = _parsed(pa.chunked_array(texts, pa.string()), kinds[name][0])
+        records.note(name, wrong)
+    return records
+
+
+def _records(text: str, file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The line on which each record begins, and its cells; empty lines are passed over."""
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    width, begins = None, 1
+    try:
+        for row in reader:
+            if row:
+                width = width or len(row)
+                if len(row) != width:
+                    reason = f"the record has {len(row)} cells, the header {width}"
+                    raise InputError(Fault(file, reason, "Quote cells that hold delimiters.", row=f"line {begins}"))
+                yield begins, row
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        reason = "a quote is never closed" if "unexpected end" in str(error) else str(error)
+        remedy = 'Close the quote; write a quote within quotes twice ("").'
+        raise InputError(Fault(file, reason, remedy, row=f"line {begins}")) from None
+
+
+def _parsed(texts: Any, kind: pa.DataType) -> tuple[Any, dict[int, str]]:
+    """A column of cells as text, whole numbers or truth values, and what is wrong with those that are not."""
+    if pa.types.is_string(kind):
+        return texts, {}
+    trimmed = pc.utf8_trim_whitespace(texts)
+    if pa.types.is_boolean(kind):
+        good = pa.array(list(TRUTH))
+        words = pc.utf8_lower(trimmed)
+        fits = pc.is_in(words, value_set=good)
+        values = pa.array(list(TRUTH.values())).take(pc.index_in(words, value_set=good))
+    else:
+        fits = pc.match_substring_regex(trimmed, r"^(-?[0-9]{1,18})?$")
+        values = pc.if_else(pc.and_(fits, pc.not_equal(trimmed, "")), trimmed, None).cast(kind)
+    wrong = pc.indices_nonzero(pc.invert(fits)).to_pylist()
+    return values, dict.fromkeys(wrong, f"is not {described(kind)}")

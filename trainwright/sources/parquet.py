@@ -1,0 +1,30 @@
+"""Parquet files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainwright.errors import Fault, InputError
+from trainwright.sources.records import Columns, Records, conformed
+
+
+def read(path: Path, file: str, columns: Columns) -> Records:
+    """The wanted columns alone are read. Raises InputError for a file that is not whole Parquet, or another type."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            found = parquet.schema_arrow.names
+            table = parquet.read([name for name in columns if name in found])
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = f"not a whole Parquet file ({str(error).splitlines()[0]})"
+        raise InputError(Fault(file, reason, "Fetch the file again, or change the format.")) from None
+    return Records(
+        {name: conformed(table.column(name), columns[name], file, name) for name in table.column_names},
+        numbered(table.num_rows),
+        found,
+    )
+
+
+def numbered(rows: int) -> Sequence[str]:
+    return [f"row {n}" for n in range(1, rows + 1)]

@@ -1,0 +1,112 @@
+"""What every reader gives, and how values of a file become typed columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from trainwright.errors import Fault, InputError
+
+Columns = Mapping[str, Sequence[pa.DataType]]
+"""The columns that are wanted, each with the types it may have; the first that fits is taken."""
+
+WORDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+@dataclass
+class Records:
+    """The rows of one file: `places` has one entry a row; `problems` says of a row which field cannot be read."""
+
+    columns: dict[str, Any]
+    places: Sequence[str]
+    found: list[str]
+    problems: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def note(self, name: str, reasons: Mapping[int, str]) -> None:
+        """Keep what is wrong with values of column `name`; a row keeps its first problem."""
+        for row, reason in reasons.items():
+            self.problems.setdefault(row, (name, reason))
+
+
+def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array, dict[int, str]]:
+    """Values as parsed from JSON as one column of the first type that fits its first value.
+
+    Values of another type become null; the second result says of each, by its index, what is wrong.
+    """
+    first = next((value for value in values if value is not None), None)
+    kind = next((t for t in types if first is None or _wrong(first, t) is None), types[0])
+    try:
+        if not pa.types.is_integer(kind) or set(map(type, values)) <= {int, type(None)}:
+            return pa.array(values, kind), {}
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+        pass  # some value does not fit: find which
+    reasons = {row: reason for row, value in enumerate(values) if value is not None and (reason := _wrong(value, kind))}
+    return pa.array([None if row in reasons else value for row, value in enumerate(values)], kind), reasons
+
+
+def _wrong(value: Any, kind: pa.DataType) -> str | None:
+    """Why a value is not of type `kind`; None where it is."""
+    try:
+        if pa.types.is_integer(kind) and type(value) is not int:
+            return f"is {WORDS[type(value)]}, not a whole number"
+        pa.array([value], kind)
+    except UnicodeEncodeError as error:
+        return f"holds half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which is no character"
+    except OverflowError:
+        return "is a number too large"
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        if pa.types.is_nested(kind):
+            return f"does not have the form {described(kind)}"
+        return f"is {WORDS[type(value)]}, not {described(kind)}"
+    return None
+
+
+def described(kind: pa.DataType) -> str:
+    """A type in words that a user of JSON or CSV knows."""
+    if pa.types.is_list(kind):
+        return f"[{described(kind.value_type)}, …]"
+    if pa.types.is_struct(kind):
+        return "{" + ", ".join(f"{f.name}: {described(f.type)}" for f in kind) + "}"
+    if pa.types.is_boolean(kind):
+        return "true or false"
+    return "a whole number" if pa.types.is_integer(kind) else "text" if pa.types.is_string(kind) else str(kind)
+
+
+def conformed(column: Any, types: Sequence[pa.DataType], file: str, name: str) -> Any:
+    """A column of an Arrow table as the first of `types` that it holds without loss; a dictionary stays one.
+
+    Raises InputError where it holds something else: numbers are not taken for text.
+    """
+    encoded = pa.types.is_dictionary(column.type)
+    held = column.type.value_type if encoded else column.type
+    for kind in types:
+        if _alike(held, kind):
+            try:
+                return column.cast(pa.dictionary(pa.int32(), kind) if encoded else kind)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                continue
+    wanted = " or ".join(described(kind) for kind in types)
+    reason = f"the column holds {described(held)}, not {wanted}"
+    raise InputError(Fault(file, reason, "Convert the column, or map another one in source.columns.", field=name))
+
+
+def _alike(held: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether the two differ in width or representation alone."""
+    t = pa.types
+    if t.is_null(held):
+        return True
+    if t.is_string(wanted):
+        return bool(t.is_string(held) or t.is_large_string(held) or t.is_string_view(held))
+    if t.is_integer(wanted):
+        return bool(t.is_integer(held) or t.is_floating(held))
+    if t.is_list(wanted):
+        lists = t.is_list(held) or t.is_large_list(held) or t.is_fixed_size_list(held)
+        return bool(lists and _alike(held.value_type, wanted.value_type))
+    if t.is_struct(wanted):
+        return bool(t.is_struct(held) and all(f.name in _names(held) for f in wanted))
+    return bool(held == wanted)
+
+
+def _names(struct: pa.DataType) -> list[str]:
+    return [field.name for field in struct]
