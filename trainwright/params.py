@@ -215,7 +215,10 @@ def load(path: Path) -> Params:
 def read_yaml(path: Path) -> Any:
     """A YAML 1.2 file as plain values (`5e-5` is a number, as DVC reads it). Raises InputError."""
     try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+        if _too_deep(data):
+            raise RecursionError
+        return data
     except FileNotFoundError:
         raise InputError(Fault(path.name, "there is no such file", "Run from inside the project.")) from None
     except UnicodeDecodeError as error:
@@ -227,6 +230,17 @@ def read_yaml(path: Path) -> Any:
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         row = f"line {mark.line + 1}" if mark else ""
         raise InputError(Fault(path.name, f"not valid YAML: {reason}", "Mend the line.", row=row)) from None
+
+
+def _too_deep(data: Any, most: int = 50) -> bool:
+    """Whether values lie in one another more than `most` deep, or in themselves by an alias."""
+    level = [data] if isinstance(data, dict | list) else []
+    for _ in range(most):
+        inside = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
+        level = list({id(part): part for part in inside if isinstance(part, dict | list)}.values())
+        if not level:
+            return False
+    return True
 
 
 def _flatten(error: ValidationError) -> Iterator[dict[str, Any]]:

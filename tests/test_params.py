@@ -1,0 +1,135 @@
+"""params.yaml is checked at the door: every mistake is named with its line, its key and the nearest right one."""
+
+from pathlib import Path
+
+import pytest
+
+from trainwright import params
+from trainwright.errors import Fault, InputError
+
+ROOT = Path(__file__).parent.parent
+GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def faults(tmp_path: Path, content: str | bytes) -> tuple[Fault, ...]:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InputError) as caught:
+        params.load(path)
+    assert caught.value.exit_code == 2
+    return caught.value.faults
+
+
+def changed(old: str, new: str) -> str:
+    assert GOOD.count(old) >= 1
+    return GOOD.replace(old, new, 1)
+
+
+def line_of(text: str, content: str) -> str:
+    return f"line {content[: content.index(text)].count(chr(10)) + 1}"
+
+
+def test_the_repositorys_own_parameters_are_right() -> None:
+    pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
+    assert pipeline.training.learning_rate == 1e-4  # PyYAML would read text
+    assert pipeline.source.licence == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "near"),
+    [
+        ("epochs: 6", "epoch: 6", "pipelines.sample-qa.training.epoch", "epochs"),
+        ("stride: 128", "strid: 128", "pipelines.sample-qa.tokenization.strid", "stride"),
+        ("uri: data", "url: data", "pipelines.sample-qa.source.url", "uri"),
+        ("min_exact: 10.0", "min_exat: 10.0", "pipelines.sample-qa.gates.report.min_exat", "min_exact"),
+        ("retries: 1", "retrys: 1", "operations.sample-qa.training.retrys", "retries"),
+        ("training: {retries", "trainin: {retries", "operations.sample-qa.trainin", "training"),
+        ("licence: A", "splits: {trian: a}\n      licence: A", "pipelines.sample-qa.source.splits.trian", "train"),
+        ("# How", "dispatc: {}\n# How", "dispatc", "dispatch"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_right_one(
+    tmp_path: Path, old: str, new: str, field: str, near: str
+) -> None:
+    content = changed(old, new)
+    found = {fault.field: fault for fault in faults(tmp_path, content)}
+    assert found[field].reason == "unknown key"
+    assert found[field].remedy == f"Did you mean `{near}`?"
+    assert found[field].row == line_of(new.split("\n")[0], content)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("epochs: 6", "epochs: six", "input should be a valid integer, not 'six'"),
+        ("epochs: 6", "epochs: 6.5", "input should be a valid integer, not 6.5"),
+        ("epochs: 6", "epochs: -6", "input should be greater than 0, not -6"),
+        ("epochs: 6", "epochs: true", "input should be a valid integer, not True"),
+        ("learning_rate: 1e-4", "learning_rate: -1e-4", "input should be greater than 0, not -0.0001"),
+        ("learning_rate: 1e-4", "learning_rate: .nan", "input should be less than 1, not nan"),
+        ("min_rows: 100", "min_rows: -1", "input should be greater than 0, not -1"),
+        ("mojibake: true", "mojibake: 1", "input should be a valid boolean, not 1"),
+        ("null_threshold: tune", "null_threshold: tuned", "input should be 'tune' or a valid number, not 'tuned'"),
+        ("format: squad", "format: squat", "input should be 'squad', 'csv', 'tsv', 'jsonl', 'parquet' or 'hub', not"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    content = changed(old, new)
+    (fault,) = faults(tmp_path, content)
+    assert fault.reason.startswith(reason)
+    assert fault.row == line_of(new, content)
+
+
+def test_a_wrong_word_is_answered_with_the_nearest_right_word(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, changed("format: squad", "format: squat"))
+    assert fault.remedy == "Did you mean `squad`?"
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    content = changed("epochs: 6\n", "epochs: 6\n      epochs: 7\n")
+    (fault,) = faults(tmp_path, content)
+    assert 'duplicate key "epochs"' in fault.reason
+    assert fault.row == line_of("epochs: 7", content)
+
+
+def test_every_mistake_of_a_file_is_said_at_once(tmp_path: Path) -> None:
+    found = faults(tmp_path, GOOD.replace("epochs: 6", "epochs: -6").replace("seed: 17", "sede: 17"))
+    assert {fault.field for fault in found} == {
+        "pipelines.sample-qa.training.epochs",
+        "pipelines.sample-qa.augmentation.sede",
+    }
+
+
+def test_a_missing_section_is_asked_for_as_it_may_be_written(tmp_path: Path) -> None:
+    content = changed("    cleaning:\n", "    cleaningg:\n")
+    missing = next(fault for fault in faults(tmp_path, content) if fault.reason == "missing")
+    assert missing.remedy == "Add `cleaning:` (a section may be empty: `cleaning: {}`)."
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "must be a section"),
+        (b"pipelines: 5", "must be a section"),
+        (b"pipelines: {sample-qa: null}", "must be a section"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"a\0b", "not valid YAML"),
+        (b"a: [", "not valid YAML"),
+        (b"pipelines: !!python/object:os.system {}", "not valid YAML"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b"a: &x [*x]", "nested too deeply"),
+    ],
+)
+def test_what_is_no_parameter_file_is_refused_without_a_traceback(tmp_path: Path, content: bytes, reason: str) -> None:
+    assert faults(tmp_path, content)[0].reason.startswith(reason)
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert "sample-qa" in params.load(path).pipelines
+
+
+def test_an_unknown_pipeline_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="Did you mean `sample-qa`"):
+        params.load(ROOT / "params.yaml").pipeline("sample-aq")
