@@ -1,0 +1,34 @@
+"""One page that says what ran and what it came to, and the folder to publish: `python -m stages.report NAME`.
+
+Writes index.html and model/ (the trained model with its card and settings).
+"""
+
+from trainwright import layout, process
+from trainwright.process import Run
+from trainwright.report import facts as evidence
+from trainwright.report import page, publish
+from trainwright.report.facts import Facts
+
+
+def report(facts: Facts) -> str:
+    """The page of a run."""
+    return page.render(facts)
+
+
+def main(run: Run) -> None:
+    facts = evidence.gather(run)
+    with layout.writing(run.layout.stage("report")) as folder:
+        (folder / "index.html").write_text(report(facts), encoding="utf-8")
+        publish.assemble(facts, run.open("training") / "model", folder / "model")
+    written = run.layout.stage("report").relative_to(run.layout.root)
+    print(f"report: {written}/index.html, and the model to publish in {written}/model", flush=True)
+    for floor in facts.floors:
+        if not floor.reached:
+            seen = page.decimal(floor.observed)
+            print(
+                f"report: {page.label(floor.metric)} on test is {seen}, below its floor {floor.minimum:g}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    process.stage("report", main)

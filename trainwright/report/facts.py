@@ -1,0 +1,239 @@
+"""What the report speaks of, read from what the stages before it wrote and had certified."""
+
+import csv
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainwright import tables
+from trainwright.engine import base_model
+from trainwright.layout import STAGES, Layout
+from trainwright.process import Run
+from trainwright.report import examples
+from trainwright.report.examples import Mistake, Torn
+
+EARLIER = STAGES[:-1]
+PACKAGES = (
+    "trainwright",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "great-expectations",
+    "dvc",
+    "prefect",
+    "altair",
+    "vl-convert-python",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows at a step; `kind` is kept, lost, made or the name of a split."""
+
+    name: str
+    count: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage made of the rows (of tokenization: windows)."""
+
+    stage: str
+    unit: str
+    parts: list[Part]
+
+    @property
+    def total(self) -> int:
+        """How many go on to the next stage."""
+        return sum(part.count for part in self.parts if part.kind != "lost")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A score that the last gate wants on test, in points of 100; `observed` is None where it was not computed."""
+
+    metric: str
+    minimum: float
+    observed: float | None
+
+    @property
+    def reached(self) -> bool:
+        return self.observed is not None and self.observed >= self.minimum
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a stage and of its gate; None where it was not timed."""
+
+    stage: str
+    work: float | None
+    gate: float | None
+    machine: str | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that page and card say. Dictionaries are as their stage wrote them."""
+
+    pipeline: str
+    params: dict[str, Any]
+    source: dict[str, Any]
+    base: dict[str, Any]
+    base_datasets: list[str] | None  # that the base model's own card lists; None where it lists none
+    steps: list[Step]
+    misaligned: int
+    gates: list[dict[str, Any]]
+    floors: list[Floor]
+    training: dict[str, Any]
+    architecture: str
+    curves: dict[str, list[tuple[int, float]]]  # (step, value) of each metric that training logged
+    losses: dict[str, float]
+    metrics: dict[str, Any]
+    tuned: dict[str, Any]
+    mistakes: list[Mistake]
+    wrong: int
+    torn: list[Torn]
+    timings: list[Timing]
+    started: float | None
+    rendered: float
+    versions: dict[str, str | None]
+    machine: dict[str, Any]
+
+
+def gather(run: Run) -> Facts:
+    """The facts of one pipeline's run. Raises RefusedError where a stage before the report is not certified."""
+    folders = {stage: run.open(stage) for stage in EARLIER}
+    layout, params = run.layout, run.params.model_dump(mode="json")
+    metrics = _json(folders["postprocessing"] / "metrics.json")
+    config = _json(folders["training"] / "model" / "config.json")
+    mistakes, wrong, torn = examples.choose(folders, run.params)
+    timings, started = _timings(layout)
+    return Facts(
+        pipeline=layout.pipeline,
+        params=params,
+        source=_json(layout.source_pin),
+        base=_json(layout.base_model_pin),
+        base_datasets=_datasets(base_model.locate(run.params.base_model, layout.root) / "README.md"),
+        steps=list(_steps(folders)),
+        misaligned=tables.count(folders["tokenization"] / "misaligned.parquet"),
+        gates=[_json(layout.gate_result(stage)) for stage in EARLIER],
+        floors=list(_floors(params["gates"]["report"], metrics)),
+        training=_json(folders["training"] / "facts.json"),
+        architecture=str((config.get("architectures") or [""])[0]),
+        curves=dict(_curves(folders["training"] / "live" / "plots" / "metrics")),
+        losses=_json(folders["evaluation"] / "losses.json"),
+        metrics=metrics,
+        tuned=_json(folders["postprocessing"] / "tuned.json"),
+        mistakes=mistakes,
+        wrong=wrong,
+        torn=torn,
+        timings=timings,
+        started=started,
+        rendered=time.time(),
+        versions={name: _version(name) for name in PACKAGES},
+        machine={"system": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
+
+
+def _steps(folders: dict[str, Path]) -> Iterator[Step]:
+    """The counts through the stages, from the tables themselves."""
+    rows = {stage: folders[stage] / "rows.parquet" for stage in ("ingestion", "cleaning", "augmentation")}
+    bad = [Part("in quarantine", _lines(folders["ingestion"] / "quarantine.jsonl"), "lost")]
+    yield Step("ingestion", "rows", [Part("read", tables.count(rows["ingestion"]), "kept"), *bad])
+    dropped = pc.value_counts(tables.read(folders["cleaning"] / "dropped.parquet")["reason"])
+    lost = [Part(pair["values"].as_py(), pair["counts"].as_py(), "lost") for pair in dropped]
+    lost.sort(key=lambda part: -part.count)
+    yield Step("cleaning", "rows", [Part("kept", tables.count(rows["cleaning"]), "kept"), *lost])
+    parents = tables.read(rows["augmentation"], ["parent"])["parent"]
+    originals = [Part("originals", parents.null_count, "kept")]
+    yield Step("augmentation", "rows", [*originals, Part("children", len(parents) - parents.null_count, "made")])
+    splits = [tables.count(folders["splitting"] / f"{split}.parquet") for split in tables.SPLITS]
+    left = [Part("children left out", len(parents) - sum(splits), "lost")]
+    named = [Part(split, count, split) for split, count in zip(tables.SPLITS, splits, strict=True)]
+    yield Step("splitting", "rows", [*named, *left])
+    windows = [Part(split, _features(folders["tokenization"] / f"{split}.arrow"), split) for split in tables.SPLITS]
+    bad = [Part("rows in quarantine", _lines(folders["tokenization"] / "quarantine.jsonl"), "lost")]
+    yield Step("tokenization", "windows", [*windows, *bad])
+
+
+def _lines(path: Path) -> int:
+    return sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line)
+
+
+def _features(path: Path) -> int:
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        return sum(batch.num_rows for batch in stream)
+
+
+def _floors(limits: dict[str, Any], metrics: dict[str, Any]) -> Iterator[Floor]:
+    """The floors among the last gate's limits: `min_f1` is one for the score `f1` on test."""
+    for name, minimum in limits.items():
+        if name.startswith("min_"):
+            metric = name.removeprefix("min_")
+            yield Floor(metric, minimum, ((metrics.get("test") or {}).get(metric) or {}).get("value"))
+
+
+def _curves(folder: Path) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """Each logged metric's name ("train/loss") and points, from dvclive's tables."""
+    for path in sorted(folder.rglob("*.tsv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            points = [(int(row["step"]), float(row[path.stem])) for row in csv.DictReader(file, delimiter="\t")]
+        yield path.relative_to(folder).with_suffix("").as_posix(), points
+
+
+def _timings(layout: Layout) -> tuple[list[Timing], float | None]:
+    """Seconds of each stage before the report, and when the earliest that was timed started."""
+    timings, started = [], []
+    for stage in EARLIER:
+        work, gate = (_timing(layout.timing(name)) for name in (stage, f"{stage}_gate"))
+        timings.append(Timing(stage, work.get("seconds"), gate.get("seconds"), work.get("machine")))
+        started += [work["started"]] if "started" in work else []
+    return timings, min(started, default=None)
+
+
+def _timing(path: Path) -> dict[str, Any]:
+    """What was noted of a stage's time; nothing where the stage ran elsewhere or came from a cache."""
+    try:
+        return _json(path)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _datasets(card: Path) -> list[str] | None:
+    """The data sets that a model's own card lists in its metadata."""
+    if not card.is_file():
+        return None
+    from huggingface_hub import RepoCard
+
+    data: Any = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    listed = data.get("datasets") or None
+    return [str(name) for name in ([listed] if isinstance(listed, str) else listed)] if listed else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

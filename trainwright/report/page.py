@@ -1,0 +1,265 @@
+"""Renders the page: one self-contained HTML file, everything from the data escaped."""
+
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from trainwright.gates.runner import bounds, observed
+from trainwright.report import plots
+from trainwright.report.facts import Facts, Step
+
+LABELS = {"exact": "Exact match", "f1": "F1", "HasAns": "with an answer", "NoAns": "without an answer"}
+SPLITS = plots.SPLITS
+MOST_SLICES = 10
+CONTENTS = (
+    ("ran", "What ran"),
+    ("rows", "Rows"),
+    ("gates", "Gates"),
+    ("learning", "Learning"),
+    ("scores", "Scores"),
+    ("mistakes", "Mistakes"),
+    ("nbest", "Alternatives"),
+    ("time", "Time"),
+    ("made", "Made with"),
+)
+
+
+def render(facts: Facts) -> str:
+    """The page as HTML. It fetches nothing, runs no script, and shows what is missing as missing."""
+    return environment().get_template("page.html").render(facts=facts, **_view(facts))
+
+
+def environment() -> Environment:
+    """The templates of this folder. Everything is escaped, and a name that is not there is an error."""
+    templates = Environment(
+        loader=PackageLoader("trainwright.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "bounds": bounds,
+        "observed": observed,
+        "label": label,
+        "known": known,
+        "seconds": seconds,
+        "decimal": decimal,
+        "model_name": model_name,
+        "count": lambda number: f"{number:,}",
+        "date": lambda moment: time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(moment)).lstrip("0"),
+    }
+    return templates
+
+
+def label(name: str) -> str:
+    """A key of the metrics in words."""
+    return LABELS.get(name) or name.replace("_", " ")
+
+
+def known(value: Any) -> str:
+    return str(value) if value else "unknown"
+
+
+def decimal(value: Any) -> str:
+    """A number for reading; what is none is shown as what it is."""
+    if value is None:
+        return "not computed"
+    return f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "not timed"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{value:.1f} s"
+
+
+def model_name(uri: str) -> str:
+    """The name in a base model's uri, without its kind and revision."""
+    return uri.partition(":")[2].partition("@")[0] or uri
+
+
+def headline(metrics: dict[str, Any]) -> list[str]:
+    """The names of the scores that have a value with an interval, on any split."""
+    found = (
+        name
+        for split in SPLITS
+        for name, score in (metrics.get(split) or {}).items()
+        if isinstance(score, dict) and "value" in score
+    )
+    return list(dict.fromkeys(found))
+
+
+def cell(scores: Any, name: str) -> dict[str, Any]:
+    """A score as value, low and high; None where it was not computed. In groups a score is a bare number."""
+    score = (scores or {}).get(name)
+    given = score if isinstance(score, dict) else {"value": score}
+    return {key: given.get(key) for key in ("value", "low", "high")}
+
+
+def _view(facts: Facts) -> dict[str, Any]:
+    metrics, names = facts.metrics, headline(facts.metrics)
+    test = metrics.get("test") or {}
+    promises = [promise for gate in facts.gates for promise in gate["promises"]]
+    cards = [
+        {"label": label(name), **{split: cell(metrics.get(split), name) for split in SPLITS}}
+        for name in sorted(names, reverse=True)
+    ]
+    parameters = io.StringIO()
+    YAML().dump(facts.params, parameters)
+    return {
+        "css": Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),
+        "contents": CONTENTS,
+        "headline": cards,
+        "metric_names": names,
+        "test_count": test.get("count"),
+        "train_rows": next((p.count for s in facts.steps if s.stage == "splitting" for p in s.parts), 0),
+        "base_weights": [(n, d) for n, d in facts.base["files"].items() if n.endswith(".safetensors")],
+        "steps_plot": _steps(facts.steps),
+        "held_promises": sum(promise["success"] is True for promise in promises),
+        "all_promises": len(promises),
+        "floors_reached": all(floor.reached for floor in facts.floors),
+        "learning": _learning(facts.training),
+        "curve_plots": list(_curves(facts)),
+        "intervals_plot": _intervals(metrics, names),
+        "score_rows": score_rows(metrics, names),
+        "has_groups": any(row["group"] for row in score_rows(metrics, names)),
+        "further": [(n, v) for n, v in test.items() if n != "count" and (v is None or isinstance(v, int | float))],
+        **_slices(test, names),
+        "timings_plot": _timings(facts),
+        "machine": _machine(facts),
+        "params_yaml": parameters.getvalue(),
+    }
+
+
+def _steps(steps: list[Step]) -> Markup:
+    records = [
+        {"stage": s.stage, "words": _words(s), "place": n, "name": p.name, "kind": p.kind, "count": p.count}
+        for n, s in enumerate(steps)
+        for p in s.parts
+    ]
+    return plots.steps(records, "; ".join(f"{step.stage}: {_words(step)}" for step in steps))
+
+
+def _words(step: Step) -> str:
+    parts = [f"{part.count:,} {part.name}" for part in step.parts if part.count or part.kind != "lost"]
+    return ", ".join(parts) + (f" {step.unit}" if step.unit != "rows" else "")
+
+
+def _learning(training: dict[str, Any]) -> str:
+    """The training in one sentence, of what is known of it."""
+    known_facts = {key: value for key, value in training.items() if value is not None}
+    said = [
+        ("epochs", "{:g} epochs"),
+        ("steps", "{:,} optimizer steps"),
+        ("best_step", "best weights at step {:,}"),
+        ("best_loss", "validation loss there {:.3f}"),
+        ("precision", "in {}"),
+        ("threads", "on {} threads"),
+    ]
+    words = [form.format(known_facts[key]) for key, form in said if key in known_facts]
+    early = ", ended early for want of progress" if training.get("ended_early") else ""
+    return (", ".join(words) or "Not computed") + early + "."
+
+
+def _curves(facts: Facts) -> Any:
+    """Loss of train and validation together, then what else was logged on validation."""
+    best = facts.training.get("best_step")
+    losses = {name.partition("/")[0]: points for name, points in facts.curves.items() if name.endswith("/loss")}
+    if any(losses.values()):
+        shown = {name: losses[name] for name in ("train", "validation") if losses.get(name)}
+        ends = "; ".join(f"{name}: from {p[0][1]:.2f} to {p[-1][1]:.2f}" for name, p in shown.items())
+        yield (
+            plots.curves(shown, best, "loss", f"Loss by step. {ends}", "loss"),
+            "Loss; the best step’s weights are kept",
+        )
+    for name, points in facts.curves.items():
+        split, _, what = name.partition("/")
+        if split == "validation" and what != "loss" and points:
+            words = f"{label(what)} on validation by step: from {points[0][1]:.1f} to {points[-1][1]:.1f}"
+            yield (
+                plots.curves({split: points}, best, f"{label(what)}, %", words, what),
+                f"{label(what).capitalize()} on validation: share of examples that the model gets right",
+            )
+
+
+def _intervals(metrics: dict[str, Any], names: list[str]) -> Markup | None:
+    records = [
+        {"score": label(name), "split": split, **cell(metrics.get(split), name)} for name in names for split in SPLITS
+    ]
+    words = "; ".join(f"{r['score']} on {r['split']}: {decimal(r['value'])}" for r in records)
+    return plots.intervals(records, words) if any(r["value"] is not None for r in records) else None
+
+
+def score_rows(metrics: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    """A row a split and group of rows, each with one cell a score."""
+    rows = []
+    for split in SPLITS:
+        scores = metrics.get(split) or {}
+        groups = {name: value for name, value in scores.items() if isinstance(value, dict) and "count" in value}
+        for group, value in {"": scores, **groups}.items():
+            cells = [cell(value, name) for name in names]
+            rows.append({"split": split, "group": group, "count": value.get("count"), "cells": cells})
+    return rows
+
+
+def _slices(test: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """A picture for each way of slicing, of the last score (the gradual one where there are two)."""
+    by: dict[str, list[dict[str, Any]]] = {}
+    for part in test.get("slices") or []:
+        by.setdefault(part["by"], []).append(part)
+    metric = names[-1] if names else ""
+    drawn = []
+    for number, (what, parts) in enumerate(by.items()):
+        least = sorted((part["count"] for part in parts), reverse=True)[:MOST_SLICES][-1]
+        records = [
+            {"name": str(part["value"]), "value": (value := cell(part, metric)["value"]), "words": _slice(value, part)}
+            for part in parts
+            if part["count"] >= least
+        ][:MOST_SLICES]
+        words = f"{label(metric)} by {what}. " + "; ".join(f"{r['name']}: {r['words']}" for r in records)
+        svg = plots.slices(records, cell(test, metric)["value"], words, f"slice{number}")
+        drawn.append((what, svg, len(parts) if len(parts) > MOST_SLICES else 0))
+    return {"slice_plots": drawn, "slice_metric": metric, "most_slices": MOST_SLICES}
+
+
+def _slice(value: float | None, part: dict[str, Any]) -> str:
+    return f"{'not computed' if value is None else f'{value:.1f}'} of {part['count']:,}"
+
+
+def _timings(facts: Facts) -> Markup:
+    records = []
+    for timing in facts.timings:
+        end = (timing.work or 0) + (timing.gate or 0)
+        total = seconds(None if timing.work is None and timing.gate is None else end)
+        for what, value in (("stage", timing.work), ("gate", timing.gate)):
+            records.append({"stage": timing.stage, "what": what, "seconds": value or 0, "total": total, "end": end})
+    words = "; ".join(f"{t.stage} {seconds(t.work)}, its gate {seconds(t.gate)}" for t in facts.timings)
+    return plots.timings(records, f"Time per stage: {words}")
+
+
+def _machine(facts: Facts) -> list[tuple[str, Any]]:
+    training, machine = facts.training, facts.machine
+    return [
+        ("training ran on", training.get("device")),
+        ("precision", _precision(facts)),
+        ("threads", training.get("threads")),
+        ("batch", training.get("batch_size")),
+        ("accumulation", training.get("accumulation")),
+        ("machines", ", ".join(sorted({t.machine for t in facts.timings if t.machine})) or None),
+        ("rendered on", machine["system"]),
+        ("processors", machine["cpus"]),
+        ("Python", machine["python"]),
+    ]
+
+
+def _precision(facts: Facts) -> str | None:
+    resolved, asked = facts.training.get("precision"), facts.params["training"]["precision"]
+    return f"{resolved} (asked for: {asked})" if resolved else None

@@ -1,0 +1,156 @@
+"""The report's pictures: SVG that takes its colours from the page, so that light, dark and print are the page's.
+
+A colour is drawn as a placeholder and then replaced by the CSS variable of its name (`--ink`, `--train`, …).
+Every picture is drawn for a column of WIDTH pixels and shrinks with it.
+"""
+
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup
+
+WIDTH = 440
+FONT = "Liberation Sans"  # vl-convert measures text with it; the page then sets its own
+NAMES = ("ink", "soft", "line", "accent", "second", "kept", "lost", "made", "train", "validation", "test", "panel")
+COLOUR = {name: f"#f1e{number:03d}" for number, name in enumerate(NAMES)}
+SPLITS = ("test", "validation", "untrained")
+Records = list[dict[str, Any]]
+
+
+def _svg(chart: Any, label: str, key: str) -> Markup:
+    """The chart as one inline `<svg>`, described by `label`; `key` keeps its ids apart from other charts'."""
+    axis = {
+        "domain": False,
+        "ticks": False,
+        "gridColor": COLOUR["line"],
+        "labelColor": COLOUR["soft"],
+        "titleColor": COLOUR["soft"],
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelPadding": 6,
+        "labelLimit": 190,
+    }
+    chart = (
+        chart.configure(font=FONT, background="transparent", padding=2)
+        .configure_axis(**axis)
+        .configure_view(stroke=None)
+        .configure_legend(labelColor=COLOUR["soft"], title=None, orient="top", labelFontSize=12, symbolType="square")
+    )
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict(format="vega-lite"))
+    for name, colour in COLOUR.items():
+        drawn = drawn.replace(f'"{colour}"', f'"var(--{name})"')
+    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{key}-", drawn)
+    head = f'<svg role="img" aria-label="{escape(label)}" '
+    return Markup(re.sub(r' (font-family|class|aria-\w+|role)="[^"]*"', "", drawn).replace("<svg ", head, 1))
+
+
+def _data(records: Iterable[dict[str, Any]]) -> Any:
+    return alt.Data(values=list(records))  # type: ignore[no-untyped-call,unused-ignore]
+
+
+def _scale(kinds: Iterable[str]) -> Any:
+    names = list(kinds)
+    return alt.Scale(domain=names, range=[COLOUR[name] for name in names])
+
+
+def steps(records: Records, label: str) -> Markup:
+    """A bar a stage. Records: stage, words, place (from 0), name, kind, count; parts of a bar in order."""
+    records = [{**record, "order": order} for order, record in enumerate(records)]
+    y = alt.Y("place:O", axis=None, scale=alt.Scale(paddingInner=0, paddingOuter=0))
+    base = alt.Chart(_data(records))
+    kinds = [name for name in NAMES if any(record["kind"] == name for record in records)]
+    bars = base.mark_bar(height=16, yOffset=12, stroke=COLOUR["panel"], strokeWidth=1).encode(
+        x=alt.X("sum(count):Q", axis=None),
+        y=y,
+        color=alt.Color("kind:N", scale=_scale(kinds), legend=alt.Legend(columns=6)),
+        order="order:O",
+    )
+    titles = base.transform_aggregate(groupby=["place", "stage", "words"])
+    name = titles.mark_text(align="left", x=0, dy=-7, fontSize=13, fontWeight="bold", color=COLOUR["ink"])
+    words = titles.mark_text(align="left", x=98, dy=-7, fontSize=12, color=COLOUR["soft"], limit=WIDTH - 100)
+    chart = alt.layer(bars, name.encode(y=y, text="stage:N"), words.encode(y=y, text="words:N"))
+    return _svg(chart.properties(width=WIDTH - 4, height=alt.Step(52)), label, "steps")
+
+
+def curves(series: dict[str, list[tuple[int, float]]], best: int | None, title: str, label: str, key: str) -> Markup:
+    """Lines over steps, one a name of `series`, with the best step marked. Values are drawn as they are."""
+    records = [{"series": name, "step": s, "value": v} for name, points in series.items() for s, v in points]
+    names = list(series)
+    colours = {"train": "second", "validation": "accent"}
+    scale = alt.Scale(domain=names, range=[COLOUR[colours.get(name, "accent")] for name in names])
+    encoded = alt.Chart(_data(records)).encode(
+        x=alt.X("step:Q", title="optimizer steps", axis=alt.Axis(grid=False, tickCount=6)),
+        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5)),
+        color=alt.Color("series:N", scale=scale, legend=alt.Legend(symbolType="stroke") if len(names) > 1 else None),
+    )
+    layers = [encoded.mark_line(strokeWidth=2)]
+    points = [record for record in records if record["series"] == "validation"]
+    if points:
+        layers.append(encoded.properties(data=_data(points)).mark_point(filled=True, size=45, opacity=1))
+    if best is not None:
+        at = alt.Chart(_data([{"step": best, "words": "best"}])).encode(x="step:Q")
+        layers.append(at.mark_rule(strokeDash=[3, 3], color=COLOUR["soft"]))
+        layers.append(at.mark_text(align="right", dx=-5, y=8, fontSize=12, color=COLOUR["soft"]).encode(text="words:N"))
+    return _svg(alt.layer(*layers).properties(width=WIDTH - 52, height=200), label, key)
+
+
+def intervals(records: Records, label: str) -> Markup:
+    """Points with their 95% intervals on 0 to 100. Records: score, split, value, low, high (None where undefined)."""
+    names = list(dict.fromkeys(record["score"] for record in records))
+    colours = {"test": "test", "validation": "validation", "untrained": "lost"}
+    scale = alt.Scale(domain=list(colours), range=[COLOUR[name] for name in colours.values()])
+    x, charts = alt.Scale(domain=[0, 100]), []
+    for place, name in enumerate(names):
+        axis = alt.Axis(tickCount=5, labels=place == len(names) - 1)
+        encoded = alt.Chart(_data(record for record in records if record["score"] == name)).encode(
+            y=alt.Y("split:N", sort=list(SPLITS), title=None), color=alt.Color("split:N", scale=scale, legend=None)
+        )
+        layers = [
+            encoded.mark_rule(strokeWidth=5, opacity=0.35, strokeCap="round").encode(
+                x=alt.X("low:Q", title=None, scale=x, axis=axis), x2="high:Q"
+            ),
+            encoded.mark_point(filled=True, size=110, opacity=1).encode(x=alt.X("value:Q", scale=x, axis=axis)),
+            encoded.mark_text(dy=-11, fontSize=12, fontWeight="bold").encode(
+                x=alt.X("value:Q", scale=x, axis=axis), text=alt.Text("value:Q", format=".1f")
+            ),
+        ]
+        title = alt.Title(name, anchor="start", fontSize=13, color=COLOUR["ink"], offset=4)
+        charts.append(alt.layer(*layers).properties(width=WIDTH - 90, height=alt.Step(32), title=title))
+    return _svg(alt.vconcat(*charts, spacing=14), label, "intervals")
+
+
+def slices(records: Records, overall: float | None, label: str, key: str) -> Markup:
+    """One score by slice, on 0 to 100. Records: name, value (None where undefined), words; `overall` is marked."""
+    order = [record["name"] for record in records]
+    base = alt.Chart(_data(records)).encode(y=alt.Y("name:N", sort=order, title=None))
+    x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
+    layers = [
+        base.mark_bar(height=10, color=COLOUR["test"], cornerRadiusEnd=2).encode(x=x),
+        base.mark_text(align="left", dx=6, fontSize=12, color=COLOUR["soft"]).encode(x=x, text="words:N"),
+    ]
+    if overall is not None:
+        line = alt.Chart(_data([{"value": overall}])).mark_rule(strokeDash=[3, 3], color=COLOUR["soft"])
+        layers.append(line.encode(x=x))
+    return _svg(alt.layer(*layers).properties(width=WIDTH - 190, height=alt.Step(24)), label, key)
+
+
+def timings(records: Records, label: str) -> Markup:
+    """Seconds a stage. Records: stage, what (stage or gate), seconds (0 where not timed), total (words), end."""
+    order = list(dict.fromkeys(record["stage"] for record in records))
+    base = alt.Chart(_data(records)).encode(y=alt.Y("stage:N", sort=order, title=None))
+    colours = alt.Scale(domain=["stage", "gate"], range=[COLOUR["accent"], COLOUR["second"]])
+    bars = base.mark_bar(height=12, cornerRadius=1).encode(
+        x=alt.X("seconds:Q", axis=None),
+        color=alt.Color("what:N", scale=colours),
+        order=alt.Order("what:N", sort="descending"),
+    )
+    ends = base.transform_filter("datum.what == 'stage'").mark_text(
+        align="left", dx=6, fontSize=12, color=COLOUR["soft"]
+    )
+    chart = alt.layer(bars, ends.encode(x="end:Q", text="total:N"))
+    return _svg(chart.properties(width=WIDTH - 180, height=alt.Step(26)), label, "timings")

@@ -1,0 +1,31 @@
+"""The folder to publish: training's model as it was certified, its card, and what it needs to answer."""
+
+import json
+import shutil
+from pathlib import Path
+
+from trainwright.gates.models import strange_files
+from trainwright.report.card import card
+from trainwright.report.facts import Facts
+
+SETTINGS = "trainwright.json"
+
+
+def assemble(facts: Facts, model: Path, target: Path) -> None:
+    """Make folder `target` from training's folder `model`: its files byte for byte, without any that may run code
+    when loaded; README.md, the card; trainwright.json, which `trainwright predict` reads.
+    """
+    strange = set(strange_files(model))
+    names = sorted(path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file())
+    for name in names:
+        if name not in strange:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model / name, target / name)
+    settings = {
+        **{key: facts.params[key] for key in ("task", "language", "tokenization", "postprocessing")},
+        "tuned": facts.tuned,
+        "pipeline": facts.pipeline,
+        "source": facts.source["sha256"],
+    }
+    (target / SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (target / "README.md").write_text(card(facts), encoding="utf-8")
