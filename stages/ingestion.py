@@ -26,9 +26,9 @@ def ingestion(rows: pa.Table, limit: int | None, identity: tuple[str, ...]) -> p
         }
     ).sort_values("hash", kind="stable")
     frame["rank"] = frame.groupby(["split", "group"]).cumcount()
+    frame = frame.sort_values(["rank", "hash"], kind="stable")
     shares = _shares(frame["split"].value_counts(), limit)
-    taken = frame.sort_values(["rank", "hash"], kind="stable").groupby("split")["rank"].cumcount()
-    keep = taken < frame["split"].map(shares)
+    keep = frame.groupby("split").cumcount() < frame["split"].map(shares)
     return rows.take(pa.array(np.sort(frame.index[keep].to_numpy())))
 
 

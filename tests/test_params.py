@@ -55,7 +55,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
     found = {fault.field: fault for fault in faults(tmp_path, content)}
     assert found[field].reason == "unknown key"
     assert found[field].remedy == f"Did you mean `{near}`?"
-    assert found[field].row == line_of(new.split("\n")[0], content)
+    assert found[field].row == line_of(new.split("\n", maxsplit=1)[0], content)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""Ingestion reads the pinned source, sets bad rows apart up to a share, and takes the same rows for the same limit."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import ingestion as stage
+from trainwright import params, pins, process
+from trainwright.errors import InputError
+from trainwright.layout import Layout
+from trainwright.params import Source
+from trainwright.tasks.qa import rows
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(root: Path, limit: int | None = None, max_bad_share: float = 0.01) -> process.Run:
+    """A run over `root`/a.jsonl, pinned as it is."""
+    pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
+    ingestion = pipeline.ingestion.model_copy(update={"limit": limit, "max_bad_share": max_bad_share})
+    source = Source(uri="a.jsonl", format="jsonl")
+    pipeline = pipeline.model_copy(update={"source": source, "ingestion": ingestion})
+    layout = Layout(root, "sample-qa")
+    pins.refresh(layout, pipeline)
+    return process.Run(layout, pipeline)
+
+
+def write(root: Path, count: int, bad: int = 0) -> None:
+    record = {"title": "T", "context": "Ann met Bob.", "question": "Whom?"}
+    lines = [json.dumps({**record, "id": str(n), "answer": "Cid" if n < bad else "Bob"}) for n in range(count)]
+    (root / "a.jsonl").write_text("\n".join(lines))
+
+
+def test_ingestion_writes_the_rows_in_the_tasks_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, 3)
+    stage.main(run(tmp_path))
+    table = pq.read_table(tmp_path / "data/sample-qa/ingestion/rows.parquet")
+    assert table.schema.equals(rows.SCHEMA)
+    assert table.column("id").to_pylist() == ["0", "1", "2"]
+    assert (tmp_path / "data/sample-qa/ingestion/quarantine.jsonl").read_text() == ""
+    assert capsys.readouterr().out == "ingestion: 3 rows read, 0 in quarantine\n"
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path, 50)
+    path = tmp_path / "data/sample-qa/ingestion/rows.parquet"
+    stage.main(run(tmp_path))
+    first = path.read_bytes()
+    stage.main(run(tmp_path))
+    assert path.read_bytes() == first
+
+
+def test_few_bad_rows_go_to_quarantine(tmp_path: Path) -> None:
+    write(tmp_path, 100, bad=1)
+    stage.main(run(tmp_path))
+    assert pq.read_table(tmp_path / "data/sample-qa/ingestion/rows.parquet").num_rows == 99
+    (kept,) = (tmp_path / "data/sample-qa/ingestion/quarantine.jsonl").read_text().splitlines()
+    assert json.loads(kept) == {
+        "file": "a.jsonl",
+        "reason": "the answer is not in its context",
+        "remedy": "Mend the answer.",
+        "row": "line 1",
+        "field": "answer_start",
+        "id": "0",
+    }
+
+
+def test_too_many_bad_rows_stop_it_and_leave_the_old_output(tmp_path: Path) -> None:
+    write(tmp_path, 100)
+    stage.main(run(tmp_path))
+    path = tmp_path / "data/sample-qa/ingestion/rows.parquet"
+    before = path.read_bytes()
+    write(tmp_path, 100, bad=2)
+    with pytest.raises(InputError) as caught:
+        stage.main(run(tmp_path))
+    assert [fault.row for fault in caught.value.faults] == ["line 1", "line 2", ""]
+    assert "2 of 100 rows are bad" in caught.value.faults[-1].reason
+    assert len((tmp_path / ".trainwright/quarantine/sample-qa/ingestion.jsonl").read_text().splitlines()) == 2
+    assert path.read_bytes() == before
+
+
+def test_one_row_is_read_and_left_to_the_gate_to_refuse(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    stage.main(run(tmp_path))
+    assert pq.read_table(tmp_path / "data/sample-qa/ingestion/rows.parquet").num_rows == 1
+
+
+def test_other_bytes_than_the_pins_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    pinned = run(tmp_path)
+    write(tmp_path, 4)
+    with pytest.raises(InputError, match="not those of the pin"):
+        stage.main(pinned)
+    assert not (tmp_path / "data/sample-qa/ingestion").exists()
+
+
+def test_the_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "stages.ingestion", "sample-qa"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("data/sample-qa/source.json: the source has no pin yet. Run `trainwright refresh")
+    assert "Traceback" not in ended.stderr
+    assert json.loads((tmp_path / ".trainwright/failures/sample-qa/ingestion.json").read_text())["exit_code"] == 2
+
+
+# limit
+
+
+def table(groups: list[tuple[str, str | None]]) -> pa.Table:
+    """A row for every (group, split)."""
+    ids = [str(n) for n in range(len(groups))]
+    columns: dict[str, Any] = {
+        "id": ids,
+        "group": [group for group, _ in groups],
+        "split": pa.array([split for _, split in groups], pa.string()),
+        "context": [f"About {group}." for group, _ in groups],
+        "question": [f"What, {id_}?" for id_ in ids],
+    }
+    return pa.table(columns)
+
+
+GROUPS = st.lists(
+    st.tuples(st.sampled_from("abcdefg"), st.sampled_from([None, "train", "validation", "test"])),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(GROUPS, st.integers(1, 70), st.randoms(use_true_random=False))
+def test_a_limit_takes_the_same_rows_in_whatever_order_they_come(
+    groups: list[tuple[str, str | None]], limit: int, order: random.Random
+) -> None:
+    whole = table(groups)
+    shuffled = list(range(len(groups)))
+    order.shuffle(shuffled)
+    taken = stage.ingestion(whole, limit, rows.IDENTITY)
+    again = stage.ingestion(whole.take(pa.array(shuffled)), limit, rows.IDENTITY)
+    assert taken.num_rows == min(limit, len(groups))
+    assert set(taken.column("id").to_pylist()) == set(again.column("id").to_pylist())
+    assert taken.column("id").to_pylist() == sorted(taken.column("id").to_pylist(), key=int)
+
+
+@given(GROUPS, st.integers(1, 70))
+def test_a_limit_is_spread_over_groups_and_keeps_the_proportions_of_splits(
+    groups: list[tuple[str, str | None]], limit: int
+) -> None:
+    taken = stage.ingestion(table(groups), limit, rows.IDENTITY)
+    for split in {split for _, split in groups}:
+        mine = [group for group, of in groups if of == split]
+        got = [row["group"] for row in taken.select(["group", "split"]).to_pylist() if row["split"] == split]
+        assert abs(len(got) - min(1.0, limit / len(groups)) * len(mine)) < 1
+        for group in set(mine):  # none gives a row more than another that still has one to give
+            most = max((got.count(other) for other in set(mine)), default=0)
+            assert got.count(group) >= min(mine.count(group), most - 1)
+
+
+def test_a_larger_limit_keeps_the_rows_of_a_smaller_one() -> None:
+    whole = table([(f"g{n % 7}", None) for n in range(200)])
+    small = set(stage.ingestion(whole, 20, rows.IDENTITY).column("id").to_pylist())
+    assert small < set(stage.ingestion(whole, 60, rows.IDENTITY).column("id").to_pylist())
+
+
+def test_without_a_limit_every_row_is_kept() -> None:
+    whole = table([("a", None)] * 5)
+    assert stage.ingestion(whole, None, rows.IDENTITY).equals(whole)

@@ -1,0 +1,463 @@
+"""Sources of every form give the same rows; what is wrong with a file or a row is said by its place."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainwright import sources
+from trainwright.errors import Fault, InputError
+from trainwright.params import Source
+from trainwright.tasks.qa import rows
+
+CONTEXT = "Ann met Bob in Rome. Bob left."
+ROW = {"id": "a", "title": "T", "context": CONTEXT, "question": "Whom?", "answer": "Bob in Rome", "answer_start": 8}
+Table = tuple[pa.Table, list[Fault]]
+
+
+def squad(*questions: dict[str, Any], context: str = CONTEXT) -> dict[str, Any]:
+    return {"data": [{"title": "T", "paragraphs": [{"context": context, "qas": list(questions)}]}]}
+
+
+def question(start: Any = 8, text: Any = "Bob in Rome", **more: Any) -> dict[str, Any]:
+    return {"id": "a", "question": "Whom?", "answers": [{"text": text, "answer_start": start}], **more}
+
+
+def read(folder: Path, name: str, content: str | bytes, **section: Any) -> Table:
+    """The rows and faults of one file."""
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    form = section.pop("format", name.removesuffix(".gz").rsplit(".", maxsplit=1)[-1])
+    source = Source(uri=name, format="squad" if form == "json" else form, **section)
+    return rows.from_source(sources.read(source, folder, rows.COLUMNS), name)
+
+
+def refused(call: Callable[[], Any]) -> Fault:
+    with pytest.raises(InputError) as caught:
+        call()
+    return caught.value.faults[0]
+
+
+def only(result: Table) -> Fault:
+    """The single fault of a reading that left its row out."""
+    table, faults = result
+    assert table.num_rows == 0
+    (fault,) = faults
+    assert fault.remedy
+    return fault
+
+
+# One content in every form
+
+
+def in_every_form(folder: Path) -> dict[str, Table]:
+    lists = {"text": ["Bob in Rome"], "answer_start": [8]}
+    flat = pa.Table.from_pylist([ROW])
+    pq.write_table(flat, folder / "flat.parquet")
+    nested = pa.Table.from_pylist([{**{k: ROW[k] for k in ("id", "title", "context", "question")}, "answers": lists}])
+    pq.write_table(nested, folder / "nested.parquet")
+    hub_form = {"id": "a", "title": "T", "context": CONTEXT, "question": "Whom?", "answers": lists}
+    header, cells = ",".join(ROW), ",".join(str(value) for value in ROW.values())
+    document = json.dumps({"version": "1.1", **squad(question())})
+    return {
+        "squad": read(folder, "a.json", document),
+        "squad, packed": read(folder, "a.json.gz", gzip.compress(document.encode())),
+        "squad with a byte order mark": read(folder, "bom.json", b"\xef\xbb\xbf" + document.encode()),
+        "csv": read(folder, "a.csv", f"{header}\n{cells}\n"),
+        "csv with a byte order mark": read(folder, "bom.csv", b"\xef\xbb\xbf" + f"{header}\r\n{cells}\r\n".encode()),
+        "tsv": read(folder, "a.tsv", f"{header}\n{cells}\n".replace(",", "\t")),
+        "jsonl, plain columns": read(folder, "a.jsonl", json.dumps(ROW)),
+        "jsonl, the Hub's form": read(folder, "b.jsonl", json.dumps(hub_form) + "\n\n"),
+        "parquet, plain columns": read(folder, "flat.parquet", (folder / "flat.parquet").read_bytes()),
+        "parquet, the Hub's form": read(folder, "nested.parquet", (folder / "nested.parquet").read_bytes()),
+    }
+
+
+def test_every_form_of_one_row_gives_the_same_row(tmp_path: Path) -> None:
+    expected = {
+        "id": "a",
+        "group": "T",
+        "split": None,
+        "parent": None,
+        "title": "T",
+        "context": CONTEXT,
+        "question": "Whom?",
+        "answer_start": [8],
+        "answer_text": ["Bob in Rome"],
+    }
+    for form, (table, faults) in in_every_form(tmp_path).items():
+        assert (form, table.to_pylist(), faults) == (form, [expected], [])
+        assert table.schema == rows.SCHEMA
+
+
+WORDS = ("NA", "null", "None", "01", "nan", "true", "1e5", "2020-01-01")
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_text_that_looks_like_nothing_or_a_number_stays_text(tmp_path: Path, form: str) -> None:
+    records = [{"context": f"{word} x {n}", "question": word, "answer": word} for n, word in enumerate(WORDS)]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+        content: str | bytes = (tmp_path / "a.parquet").read_bytes()
+    elif form == "jsonl":
+        content = "\n".join(json.dumps(record) for record in records)
+    elif form == "json":
+        paragraphs = [
+            {"context": r["context"], "qas": [{"question": r["question"], "answers": [{"text": r["answer"]}]}]}
+            for r in records
+        ]
+        content = json.dumps({"data": [{"paragraphs": paragraphs}]})
+    else:
+        mark = "," if form == "csv" else "\t"
+        content = "\n".join([mark.join(records[0]), *(mark.join(record.values()) for record in records)])
+    table, faults = read(tmp_path, f"a.{form}", content)
+    assert faults == []
+    assert table.column("question").to_pylist() == list(WORDS)
+    assert table.column("answer_text").to_pylist() == [[word] for word in WORDS]
+
+
+def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
+    content = "passage,query,span\nAnn met Bob.,Whom?,Bob\n"
+    columns = {"context": "passage", "question": "query", "answer": "span"}
+    table, _ = read(tmp_path, "a.csv", content, columns=columns)
+    assert table.select(["context", "question", "answer_start"]).to_pylist() == [
+        {"context": "Ann met Bob.", "question": "Whom?", "answer_start": [8]}
+    ]
+
+
+def test_columns_can_change_places(tmp_path: Path) -> None:
+    content = "context,question,answer\nWhom?,Ann met Bob.,Bob\n"
+    table, _ = read(tmp_path, "a.csv", content, columns={"context": "question", "question": "context"})
+    assert table.column("context").to_pylist() == ["Ann met Bob."]
+
+
+def test_files_of_a_folder_become_the_declared_splits(tmp_path: Path) -> None:
+    header = "id,context,question,answer\n"
+    (tmp_path / "tr.csv").write_text(header + "1,Ann met Bob.,Whom?,Bob\n2,Ann met Bob.,Who?,Ann\n")
+    (tmp_path / "dev.csv").write_text(header + "3,Cid sat.,Who?,\n")
+    source = Source(uri=".", format="csv", splits={"train": "tr.csv", "validation": "dev.csv"})
+    table, faults = rows.from_source(sources.read(source, tmp_path, rows.COLUMNS), ".")
+    assert table.column("split").to_pylist() == ["train", "train"]
+    assert [fault.row for fault in faults] == ["dev.csv, line 2"]
+
+
+def test_a_folder_without_declared_splits_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for name, id_ in (("b", "2"), ("a", "1")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**ROW, "id": id_}))
+    table = sources.read(Source(uri=".", format="jsonl"), tmp_path, rows.COLUMNS)
+    assert table.column("id").to_pylist() == ["1", "2"]
+
+
+def test_a_column_may_declare_the_split_of_each_row(tmp_path: Path) -> None:
+    lines = [json.dumps({**ROW, "id": name, "split": name}) for name in ("train", "validation", "test", "dev")]
+    table, faults = read(tmp_path, "a.jsonl", "\n".join(lines))
+    assert table.column("split").to_pylist() == ["train", "validation", "test"]
+    assert [(fault.row, fault.field) for fault in faults] == [("line 4", "split")]
+
+
+def test_places_are_the_lines_of_the_file(tmp_path: Path) -> None:
+    content = 'context,question,answer\n"Ann\nmet\nBob.",Whom?,Bob\n\nAnn met Bob.,,Bob\n'
+    _, faults = read(tmp_path, "a.csv", content)
+    assert [(fault.row, fault.field) for fault in faults] == [("line 6", "question")]
+
+
+def test_a_cell_may_be_longer_than_pythons_reader_allows_by_default(tmp_path: Path) -> None:
+    context = "Ann met Bob." + " And so on." * 20_000
+    table, faults = read(tmp_path, "a.csv", f"context,question,answer\n{context},Whom?,Bob\n")
+    assert (table.column("context").to_pylist(), faults) == ([context], [])
+
+
+# Wrong files
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "reason"),
+    [
+        ('{"data": [}', "line 1, column 11", "not JSON: Expecting value"),
+        ('{"data":\n [1 2]}', "line 2, column 5", "not JSON: Expecting ',' delimiter"),
+        ('{"data": [\0]}', "line 1, column 11", "not JSON: a NUL character"),
+        ('{"data": [],\n"x": {"b": 1, "b": 2}}', "line 2, column 6", "the key 'b' stands twice in one object"),
+        ('{"data": [{"x": NaN}]}', "line 1, column 11", "NaN is not JSON"),
+        ('{"data": [{"x": -Infinity}]}', "line 1, column 11", "-Infinity is not JSON"),
+        ('{"data": ' + "[" * 100_000, "line 1", "nested too deeply to be read"),
+        ('{"data": ' + "1" * 5_000 + "}", "line 1", "not readable JSON"),
+        ("", "line 1, column 1", "not JSON: Expecting value"),
+        ("[]", "", "here stands a list, not an object"),
+        ("{}", "", "there is no 'data'"),
+        ('{"data": {}}', "", "'data' is an object, not a list"),
+        ('{"data": [5]}', "data[0]", "here stands a number, not an object"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "data[0].paragraphs[0]", "there is no 'context'"),
+        ('{"data": [{"paragraphs": [{"context": 5, "qas": []}]}]}', "data[0].paragraphs[0]", "'context' is a number"),
+        (
+            '{"data": [{"paragraphs": [{"context": "c", "qas": [null]}]}]}',
+            "data[0].paragraphs[0].qas[0]",
+            "here stands",
+        ),
+        ('{"data": []}', "", "holds no rows"),
+    ],
+)
+def test_a_file_that_is_not_squad_json_is_refused_by_place(tmp_path: Path, content: str, row: str, reason: str) -> None:
+    fault = refused(lambda: read(tmp_path, "a.json", content))
+    assert (fault.file, fault.row) == ("a.json", row)
+    assert fault.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.tsv", "a.jsonl"])
+def test_a_byte_that_is_not_utf_8_is_named_by_position(tmp_path: Path, name: str) -> None:
+    fault = refused(lambda: read(tmp_path, name, b'{"a"\n: "caf\xe9"}'))
+    assert (fault.row, fault.reason) == ("line 2", "not UTF-8 at byte 11 (0xe9)")
+
+
+def test_utf_16_is_recognized(tmp_path: Path) -> None:
+    fault = refused(lambda: read(tmp_path, "a.csv", "context,question\n".encode("utf-16")))
+    assert "UTF-16" in fault.reason
+    assert fault.remedy == "Save the file as UTF-8."
+
+
+def test_a_gzip_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(json.dumps(squad(question())).encode())
+    assert refused(lambda: read(tmp_path, "a.json.gz", packed[:-12])).reason == "the gzip file is cut off"
+    assert refused(lambda: read(tmp_path, "b.json.gz", b"{}")).reason == "not a whole gzip file"
+
+
+def test_a_parquet_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "whole.parquet")
+    content = (tmp_path / "whole.parquet").read_bytes()[:-5]
+    assert refused(lambda: read(tmp_path, "a.parquet", content)).reason.startswith("not a whole Parquet file")
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "reason"),
+    [
+        ("context,question,answer\na,b,c\na,b\n", "line 3", "the record has 2 cells, the header 3"),
+        ('context,question,answer\na,b,c\na,"b,c\nd,e,f\n', "line 3", "a quote is never closed"),
+        ("context,context,answer\na,b,c\n", "line 1", "the header names 'context' twice"),
+        ("context,question,answer\n", "", "holds no rows"),
+        ("", "", "holds no rows"),
+    ],
+)
+def test_a_broken_csv_file_is_refused_by_line(tmp_path: Path, content: str, row: str, reason: str) -> None:
+    fault = refused(lambda: read(tmp_path, "a.csv", content))
+    assert (fault.row, fault.reason) == (row, reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "reason"),
+    [
+        ('{"context": "a"}\n{"context": }', "line 2, column 13", "not JSON: Expecting value"),
+        ('{"context": "a"}\n[]', "line 2", "the line is not an object"),
+        ('{"context": "a"}\n{"a": 1, "a": 2}', "line 2, column 1", "the key 'a' stands twice"),
+        ('{"context": "a", "n": NaN}', "line 1, column 1", "NaN is not JSON"),
+        ("\n\n", "", "holds no rows"),
+    ],
+)
+def test_a_broken_json_lines_file_is_refused_by_line(tmp_path: Path, content: str, row: str, reason: str) -> None:
+    fault = refused(lambda: read(tmp_path, "a.jsonl", content))
+    assert fault.row == row
+    assert fault.reason.startswith(reason)
+
+
+def test_a_missing_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    fault = refused(lambda: read(tmp_path, "a.csv", "contxt,question,answer\na,b,a\n"))
+    assert fault.reason == "there is no column 'context'"
+    assert fault.remedy.startswith("Did you mean `contxt`?")
+    fault = refused(lambda: read(tmp_path, "b.jsonl", '{"context": "a", "question": "b", "anwsers": []}'))
+    assert fault.remedy.startswith("Did you mean `anwsers`?")
+
+
+def test_a_mapping_to_or_from_an_unknown_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    content = "passage,question,answer\na,b,a\n"
+    to = refused(lambda: read(tmp_path, "a.csv", content, columns={"context": "pasage"}))
+    assert (to.reason, to.remedy) == ("there is no column 'pasage'", "Did you mean `passage`?")
+    of = refused(lambda: read(tmp_path, "a.csv", content, columns={"contxt": "passage"}))
+    assert (of.file, of.field, of.remedy) == ("params.yaml", "source.columns.contxt", "Did you mean `context`?")
+
+
+def test_a_missing_file_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("x")
+    fault = refused(lambda: sources.read(Source(uri="trian.csv", format="csv"), tmp_path, rows.COLUMNS))
+    assert (fault.file, fault.remedy) == ("trian.csv", "Did you mean `train.csv`?")
+
+
+def test_an_address_is_not_taken_for_a_file(tmp_path: Path) -> None:
+    fault = refused(lambda: sources.read(Source(uri="https://x.org/a.csv", format="csv"), tmp_path, rows.COLUMNS))
+    assert fault.remedy.startswith("Download it")
+
+
+def test_a_column_of_numbers_is_not_taken_for_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"context": [1], "question": ["q"], "answer": ["a"]}), tmp_path / "n.parquet")
+    fault = refused(lambda: read(tmp_path, "n.parquet", (tmp_path / "n.parquet").read_bytes()))
+    assert (fault.field, fault.reason) == ("context", "the column holds a whole number, not text")
+
+
+# Wrong rows
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "reason", "remedy"),
+    [
+        (question(9), "answer_start", "the answer does not stand at answer_start 9", "The answer stands at 8."),
+        (question(0, "Bob"), "answer_start", "the answer does not stand at answer_start 0", "occurs more than once"),
+        (question(-3), "answer_start", "answer_start -3 is negative", "Count characters from 0."),
+        (question(10**12), "answer_start", "answer_start 1000000000000 lies past the end", "The answer stands at 8."),
+        (question(25), "answer_start", "the answer does not stand at answer_start 25", "The answer stands at 8."),
+        (question(8, "Cid"), "answer_start", "the answer is not in its context", "Mend the answer"),
+        (question(None, "Cid"), "answer_start", "the answer is not in its context", "Mend the answer"),
+        (question(None, "Bob"), "answer_start", "there is no answer_start, and the answer occurs more", "Give"),
+        (question(8, " "), "answers", "an answer has no text", "Give the text"),
+        (question(8, None), "answers", "an answer has no text", "Give the text"),
+        (question("8"), "answers", "does not have the form [{text: text, answer_start: a whole number}, …]", "Mend"),
+        (question(8, 5), "answers", "does not have the form", "Mend"),
+        (question(question=" \u3000\t"), "question", "the question is empty", "Mend or remove"),
+        (question(question=5), "question", "is a number, not text", "Mend"),
+        (question(question=None), "question", "the question is empty", "Mend"),
+        (question(question="a\0b"), "question", "the question holds a NUL character", "Mend"),
+        (question(question="a\ud83d"), "question", "holds half of a surrogate pair (\\ud83d)", "Mend"),
+        (question(id=["a"]), "id", "is a list, not text", "Mend"),
+        (question(answers=[]), "answers", "there is no answer, and nothing says", "Give an answer"),
+        (question(answers=None), "answers", "there is no answer, and nothing says", "Give an answer"),
+        (question(is_impossible=True), "answers", "answers are given, but is_impossible", "Remove the answers"),
+        (question(is_impossible="no"), "is_impossible", "is text, not true or false", "Mend"),
+        (question(answers=[], is_impossible=False), "answers", "there is no answer, and nothing says", "Give"),
+    ],
+)
+def test_a_row_error_names_place_field_reason_and_remedy(
+    tmp_path: Path, asked: dict[str, Any], field: str, reason: str, remedy: str
+) -> None:
+    fault = only(read(tmp_path, "a.json", json.dumps(squad(asked))))
+    assert (fault.file, fault.row, fault.field) == ("a.json", "data[0].paragraphs[0].qas[0]", field)
+    assert fault.reason.startswith(reason)
+    assert remedy in fault.remedy
+
+
+@pytest.mark.parametrize("context", ["", " \n "])
+def test_an_empty_context_is_a_row_error(tmp_path: Path, context: str) -> None:
+    fault = only(read(tmp_path, "a.json", json.dumps(squad(question(), context=context))))
+    assert (fault.field, fault.reason) == ("context", "the context is empty")
+
+
+@pytest.mark.parametrize(
+    ("unit", "start"), [("UTF-16 units", len("😀 Ann met ") + 1), ("UTF-8 bytes", len("😀 Ann met ".encode()))]
+)
+def test_an_offset_counted_in_other_units_past_an_emoji_is_recognized(tmp_path: Path, unit: str, start: int) -> None:
+    fault = only(read(tmp_path, "a.json", json.dumps(squad(question(start, "Bob"), context="😀 Ann met Bob."))))
+    assert fault.reason == f"answer_start {start} fits when counted in {unit}"
+    assert fault.remedy == "Count characters: here it is 10."
+
+
+def test_a_message_never_repeats_the_text_of_a_row(tmp_path: Path) -> None:
+    secret = "Ann lives at 5 Elm Road."
+    asked = [question(3, "Elm Road", id="1"), question(3, "Oak Road", id="2"), question(id="3", question=secret + "\0")]
+    _, faults = read(tmp_path, "a.json", json.dumps(squad(*asked, context=secret)))
+    assert len(faults) == 3
+    assert not any(word in str(fault) for fault in faults for word in ("Ann", "Elm", "Oak"))
+
+
+def test_of_rows_with_one_id_the_first_stays_and_the_other_names_both_places(tmp_path: Path) -> None:
+    lines = [json.dumps({**ROW, "id": id_}) for id_ in ("x", "y", "x")]
+    table, faults = read(tmp_path, "a.jsonl", "\n".join(lines))
+    assert table.column("id").to_pylist() == ["x", "y"]
+    assert [(fault.row, fault.id, fault.reason) for fault in faults] == [
+        ("line 3", "x", "the id is already that of line 1")
+    ]
+
+
+def test_a_bad_row_leaves_the_others_in(tmp_path: Path) -> None:
+    asked = [question(id="1"), question(9, id="2"), question(id="3")]
+    table, faults = read(tmp_path, "a.json", json.dumps(squad(*asked)))
+    assert table.column("id").to_pylist() == ["1", "3"]
+    assert [fault.id for fault in faults] == ["2"]
+
+
+def test_wrong_cells_of_a_csv_file_are_row_errors(tmp_path: Path) -> None:
+    header = "context,question,answer,answer_start,is_impossible\n"
+    lines = [
+        "Ann.,Who?,Ann,zero,",
+        "Ann.,Who?,Ann,0,perhaps",
+        "Ann.,Who?,,,TRUE",
+        "Ann.,Who?,,,",
+        "Ann.,Who?,Ann, 0 ,no",
+    ]
+    table, faults = read(tmp_path, "a.csv", header + "\n".join(lines))
+    assert table.column("answer_text").to_pylist() == [[], ["Ann"]]
+    assert [(fault.row, fault.field) for fault in faults] == [
+        ("line 2", "answer_start"),
+        ("line 3", "is_impossible"),
+        ("line 5", "answers"),
+    ]
+
+
+def test_texts_and_starts_of_different_number_are_a_row_error(tmp_path: Path) -> None:
+    record = {"context": CONTEXT, "question": "q", "answers": {"text": ["Ann", "Bob"], "answer_start": [0]}}
+    fault = only(read(tmp_path, "a.jsonl", json.dumps(record)))
+    assert fault.reason == "text and answer_start differ in length"
+
+
+# What rows are
+
+
+def test_empty_lists_of_answers_mean_unanswerable_where_nothing_else_is_said(tmp_path: Path) -> None:
+    record = {"context": CONTEXT, "question": "q", "answers": {"text": [], "answer_start": []}}
+    table, faults = read(tmp_path, "a.jsonl", json.dumps(record))
+    assert faults == []
+    assert rows.stratum(table).to_pylist() == ["unanswerable"]
+
+
+def test_rows_of_one_context_stand_together(tmp_path: Path) -> None:
+    contexts = ["One is here.", "Two is here.", "One is here.", "Three is here.", "Two is here."]
+    lines = [
+        json.dumps({"id": str(n), "context": c, "question": "q", "answer": "here"}) for n, c in enumerate(contexts)
+    ]
+    table, _ = read(tmp_path, "a.jsonl", "\n".join(lines))
+    assert table.column("id").to_pylist() == ["0", "2", "1", "4", "3"]
+
+
+def test_one_context_in_two_paragraphs_is_one_group_even_without_a_title(tmp_path: Path) -> None:
+    document = squad(question(id="1"))
+    document["data"] += squad(question(id="2"))["data"]
+    for article in document["data"]:
+        del article["title"]
+    table, faults = read(tmp_path, "a.json", json.dumps(document))
+    assert faults == []
+    assert table.column("group")[0] == table.column("group")[1]
+
+
+def test_a_missing_id_is_a_hash_of_the_content(tmp_path: Path) -> None:
+    records = [{"context": CONTEXT, "question": q, "answer": "Ann"} for q in ("Who?", "Whom?", "Who?")]
+    first, _ = read(tmp_path, "a.jsonl", "\n".join(json.dumps(record) for record in records))
+    again, _ = read(tmp_path, "b.jsonl", "\n".join(json.dumps(record) for record in reversed(records)))
+    ids = first.column("id").to_pylist()
+    assert len(set(ids)) == 3
+    assert ids[2] == f"{ids[0]}-2"
+    assert sorted(again.column("id").to_pylist()) == sorted(ids)
+
+
+def test_numbers_serve_as_ids(tmp_path: Path) -> None:
+    table, _ = read(tmp_path, "a.jsonl", json.dumps({**ROW, "id": 17}))
+    assert table.column("id").to_pylist() == ["17"]
+
+
+def test_questions_to_be_answered_need_no_answers(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(squad({"id": "a", "question": "Who?"})))
+    table = sources.read(Source(uri="a.json", format="squad"), tmp_path, rows.COLUMNS)
+    asked, faults = rows.from_source(table, "a.json", answered=False)
+    assert (asked.num_rows, asked.column("answer_text").to_pylist(), faults) == (1, [[]], [])
+
+
+TEXT = st.text(st.sampled_from("ab é😀\u0301字\n"), min_size=1, max_size=30)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, st.integers(-3, 35)), min_size=1, max_size=30))
+def test_a_span_stands_where_python_finds_it(cases: list[tuple[str, str, int]]) -> None:
+    contexts = pa.array([context for context, _, _ in cases])
+    texts = pa.array([text for _, text, _ in cases])
+    starts = [start for _, _, start in cases]
+    expected = [start >= 0 and context[start : start + len(text)] == text for context, text, start in cases]
+    found = rows.stands(contexts, pa.array(range(len(cases))).to_numpy(), pa.array(starts).to_numpy(), texts)
+    assert found.tolist() == expected
