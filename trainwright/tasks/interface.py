@@ -34,9 +34,13 @@ class Rows(Protocol):
     TEXTS: tuple[Text, ...]
     IDENTITY: tuple[str, ...]  # the columns whose equality makes two rows duplicates
     QUESTIONS: tuple[str, ...]  # the text columns without spans that paraphrase rules may rewrite
+    COLUMNS: Mapping[str, tuple[pa.DataType, ...]]  # the columns that a source may bring, each with its possible types
 
-    def from_source(self, table: pa.Table, file: str) -> tuple[pa.Table, list[Fault]]:
-        """Rows of SCHEMA from a source's table (string column `place` says where each came from)."""
+    def from_source(self, table: pa.Table, file: str, answered: bool = True) -> tuple[pa.Table, list[Fault]]:
+        """Rows of SCHEMA from a source's table (`trainwright/sources`), and a Fault for each row that is left out.
+
+        With `answered=False` the rows are to be predicted: what would be the gold is neither wanted nor read.
+        """
 
     def stratum(self, rows: pa.Table) -> pa.Array:
         """A string for each row: what splitting keeps in proportion."""
