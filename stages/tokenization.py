@@ -6,6 +6,7 @@ Writes train, validation and test.arrow (Arrow streams of the task's features), 
 window can hold), misaligned.parquet (rows whose labelled span does not decode to the answer) and tokenizer/.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,9 +64,10 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]  # what is no such file fails later, oddly
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = f"its tokenizer cannot be loaded ({str(error).splitlines()[0]})"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
 
 

@@ -41,7 +41,7 @@ def bases(texts: pa.Array) -> Ints:
 def trimmed(starts: Ints, ends: Ints, texts: pa.Array) -> tuple[Ints, Ints]:
     """The spans [start, end) of the joined texts without the white space at their ends."""
     space = _space(texts)
-    while (blank := (starts < ends) & space[np.minimum(starts, len(space) - 1)]).any():
+    while (blank := (starts < ends) & space[starts]).any():
         starts = starts + blank
     while (blank := (starts < ends) & space[ends - 1]).any():
         ends = ends - blank
@@ -76,6 +76,6 @@ def _lengths(texts: pa.Array) -> Ints:
 
 
 def _space(texts: pa.Array) -> NDArray[np.bool_]:
-    """Of every character of the joined texts, whether it is white space."""
+    """Of every character of the joined texts, and of their end, whether it is white space."""
     codes = np.frombuffer(_bytes(texts).tobytes().decode().encode("utf-32-le"), dtype=np.uint32)
-    return np.asarray(SPACE[np.minimum(codes, len(SPACE) - 1)])
+    return np.append(SPACE[np.minimum(codes, len(SPACE) - 1)], np.False_)
