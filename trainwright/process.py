@@ -38,17 +38,19 @@ class Run:
         return self.layout.stage(stage)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, so that no killed run leaves an orphan.
+def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = None) -> None:
+    """Have the kernel send this process `by` when its parent ends, so that no killed run leaves an orphan.
 
-    Linux only (prctl); elsewhere a killed parent leaves this process to finish.
+    `parent` is the process id that the parent must have now; without it a parent that died before this call
+    goes unnoticed. "Parent" is the thread that started this process. Linux only (prctl); elsewhere a killed
+    parent leaves this process to finish.
     """
     if platform.system() != "Linux":
         return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = parent or os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:  # it died before the kernel knew of our wish
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)
 
 
 def stage(name: str, main: Callable[[Run], None]) -> None:

@@ -1,0 +1,90 @@
+"""What `trainwright check` says of a pipeline: whether it could run, what would run and why, and where it could go."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+
+from flows import dvc, pinning
+from trainwright import pins, sources
+from trainwright.engine import base_model
+from trainwright.errors import Fault, InputError, TrainwrightError
+from trainwright.layout import Layout
+from trainwright.params import Pipeline
+
+ROOM_PER_MODEL = 12  # weights, optimizer and gradients of three checkpoints, two models, and copies in DVC's cache
+ROOM_PER_SOURCE = 20  # rows of every stage, features, and copies in DVC's cache
+ROOM_AT_LEAST = 1 << 30
+SHOWN = 3
+Say = Callable[[str], None]
+
+
+def check(layout: Layout, params: Pipeline, project: dvc.Project, say: Say) -> list[TrainwrightError]:
+    """Say how things stand with one pipeline. Returns what would stop it."""
+    problems: list[TrainwrightError] = []
+    for look in (_source, _base_model, _disk):
+        try:
+            say(look(layout, params))
+        except TrainwrightError as error:
+            problems.append(error)
+    for line in _plan(layout, project):
+        say(line)
+    return problems
+
+
+def publishable(project: dvc.Project) -> str:
+    """Whether models could be published from here, and if not, why; not an error."""
+    missing = []
+    if not project.remote():
+        missing.append("no DVC remote (`dvc remote add -d NAME URL`)")
+    git = subprocess.run(["git", "remote"], cwd=project.root, capture_output=True, text=True, check=False)
+    if git.returncode != 0:
+        missing.append("not a Git repository")
+    elif not git.stdout.strip():
+        missing.append("no Git remote (`git remote add origin URL`)")
+    return f"not publishable: {'; '.join(missing)}" if missing else "publishable: it has a Git and a DVC remote"
+
+
+def _source(layout: Layout, params: Pipeline) -> str:
+    if reason := pinning.source_unpinned(layout, params):
+        if params.source.format != "hub":
+            sources.files(params.source, layout.root)
+        return f"source       {params.source.uri}: {reason}; the next run pins it"
+    pins.verify(layout, params)
+    return f"source       {params.source.uri}: as pinned"
+
+
+def _base_model(layout: Layout, params: Pipeline) -> str:
+    if reason := pinning.base_unpinned(layout, params):
+        base_model.locate(params.base_model, layout.root)
+        return f"base model   {params.base_model}: {reason}; the next run pins it"
+    base_model.resolve(layout, params)
+    return f"base model   {params.base_model}: as pinned"
+
+
+def _disk(layout: Layout, params: Pipeline) -> str:
+    weights = sum(p.stat().st_size for p in base_model.locate(params.base_model, layout.root).glob("*.safetensors"))
+    files = [] if params.source.format == "hub" else sources.files(params.source, layout.root)
+    rows = sum(file.path.stat().st_size for file in files)
+    need = max(ROOM_AT_LEAST, ROOM_PER_MODEL * weights + ROOM_PER_SOURCE * rows)
+    free = shutil.disk_usage(layout.root).free
+    if free < need:
+        reason = f"{free / 1e9:.1f} GB are free, a whole run may need {need / 1e9:.1f} GB"
+        raise InputError(Fault(str(layout.root), reason, "Make room, for example with `dvc gc --workspace`."))
+    return f"disk         {free / 1e9:.1f} GB free; a whole run may need {need / 1e9:.1f} GB"
+
+
+def _plan(layout: Layout, project: dvc.Project) -> Iterator[str]:
+    """Which stages would run and why; those after one that runs may turn out to have nothing to do."""
+    waiting: dict[str, str] = {}
+    nodes = project.graph(layout.pipeline)
+    for node in nodes:
+        changes = project.changes(node.name)
+        before = next((name for name in node.upstream if name in waiting), None)
+        if changes:
+            more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+            waiting[node.name] = ", ".join(changes[:SHOWN]) + more
+        elif before:
+            waiting[node.name] = f"if {before} gives other bytes"
+    yield f"would run    {len(waiting)} of {len(nodes)} stages"
+    for name, why in waiting.items():
+        yield f"  {name}: {why}"

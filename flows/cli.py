@@ -1,0 +1,180 @@
+"""The command line: parse, call, exit code.
+
+Exit codes: 0 done; 1 a gate or a comparison said no; 2 the input or the configuration is wrong; 3 the machinery
+failed. No traceback for anything that a user can cause; one of our own making goes to a file.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainwright.errors import Fault, InputError, MachineryError, TrainwrightError
+from trainwright.layout import Layout, find_root
+
+if TYPE_CHECKING:
+    from trainwright.params import Params
+
+INTERRUPTED = 130
+EXIT_CODES = """exit codes:
+  0  done
+  1  a gate or a comparison said no
+  2  the input or the configuration is wrong
+  3  the machinery failed (a worker, a server, a remote)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except TrainwrightError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing is left running; the next run goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # the last resort, so that a person sees a sentence and we get the whole story
+        print(f"{type(error).__name__}: {error}. The traceback is in {_traceback()}.", file=sys.stderr)
+        return MachineryError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="trainwright",
+        description="Fine-tune transformer models from versioned data, with a gate after every step.",
+        epilog=EXIT_CODES,
+        formatter_class=form,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def command(name: str, function: object, says: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.", formatter_class=form)
+        sub.set_defaults(command=function)
+        return sub
+
+    check = command("check", _check, "say whether a pipeline could run, what would run and why")
+    check.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all")
+    add = command("add", _add, "add a ready pipeline from recipes/ to params.yaml")
+    add.add_argument("recipe", metavar="RECIPE", help="a file of recipes/, without .yaml")
+    add.add_argument("--name", metavar="NAME", help="call the pipeline so; without it, as the recipe does")
+    refresh = command("refresh", _refresh, "read the source and the base model again and move their pins")
+    refresh.add_argument("name", metavar="NAME", help="the pipeline")
+    run = command("run", _run, "run the whole pipeline, here")
+    run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
+    predict = command("predict", _predict, "answer a file of questions with a model folder")
+    predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
+    predict.add_argument("input", metavar="INPUT", type=Path, help="a file in the task's form, such as SQuAD JSON")
+    predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: answer}")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    root, params, names = _project(arguments.name)
+    from flows import checking, dvc
+
+    project, code = dvc.Project(root), 0
+    for name in names:
+        print(name)
+        problems = checking.check(Layout(root, name), params.pipelines[name], project, lambda line: print(f"  {line}"))
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+        code = max([code, *(problem.exit_code for problem in problems)])
+    print(checking.publishable(project))
+    return code
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    root = _root()
+    from flows import recipes
+
+    name = recipes.add(root, arguments.recipe, arguments.name)
+    print(f"params.yaml has a pipeline {name} now. Next: trainwright check {name}, trainwright run {name}")
+    return 0
+
+
+def _refresh(arguments: argparse.Namespace) -> int:
+    root, params, _ = _project(arguments.name)
+    from flows import pinning
+
+    for line in pinning.refresh(Layout(root, arguments.name), params.pipeline(arguments.name)):
+        print(line)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run one pipeline, or all: one that fails does not stop another, and the gravest exit code is ours."""
+    root, params, names = _project(arguments.name)
+    from flows.server import Server
+
+    server = Server(root)  # it starts while this process imports and looks at the pins
+    from flows import dvc, pinning
+    from flows.pipeline import Pipeline
+    from flows.terminal import Terminal
+
+    terminal, project, codes = Terminal(), dvc.Project(root), []
+    for name in names:
+        layout = Layout(root, name)
+        try:
+            for line in pinning.ensure(layout, params.pipelines[name]):
+                terminal.say(f"{name}: {line}")
+            server.ready()
+            codes.append(Pipeline(layout, project, params.operations.get(name, {}), terminal).run())
+        except TrainwrightError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            codes.append(error.exit_code)
+    return max(codes)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from trainwright.engine.answering import predict_file
+
+    answered, faults = predict_file(arguments.model, arguments.input, arguments.output)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{arguments.output}: {answered:,} answers" + (f", {len(faults):,} rows left out" if faults else ""))
+    return 0
+
+
+def _root() -> Path:
+    """The project's root, made the current folder. Raises InputError outside a project."""
+    try:
+        root = find_root()
+    except FileNotFoundError as error:
+        raise InputError(Fault(str(Path.cwd()), str(error), "Go into a clone of the repository.")) from None
+    os.chdir(root)
+    return root
+
+
+def _project(name: str | None) -> tuple[Path, "Params", list[str]]:
+    """Root, parameters, and the pipelines that are meant: `name`, or all."""
+    root = _root()
+    from trainwright import params
+
+    loaded = params.load(root / "params.yaml")
+    if name is not None:
+        loaded.pipeline(name)
+    if not loaded.pipelines:
+        raise InputError(Fault("params.yaml", "it has no pipelines", "Add one: `trainwright add squad`."))
+    return root, loaded, [name] if name is not None else list(loaded.pipelines)
+
+
+def _traceback() -> Path:
+    """Keep the present exception's traceback, in the project where there is one. Returns the file."""
+    try:
+        folder = find_root() / ".trainwright" / "tracebacks"
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir())
+    path = folder / f"trainwright-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""DVC, as far as the flow needs it: a pipeline's graph, what has changed, and running one stage.
+
+The only module that touches DVC's Python API or starts its processes. `python -m flows.dvc PARENT ARGUMENTS…`
+is the `dvc` command that dies, with everything it has started, when the process PARENT does.
+"""
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainwright import layout, process
+from trainwright.errors import Fault, InputError, MachineryError
+
+POLL = 0.2  # seconds between two looks at a silent process
+SKIPPED = re.compile(r"^(Stage )?'.*' didn't change, skipping$")
+CACHED = re.compile(r"^Stage '.*' is cached - skipping run")
+RUNNING = re.compile(r"^Running stage '.*':$")
+NOISE = re.compile(
+    r"^(> .*|Data and pipelines are up to date\.|Use `dvc push` to send your updates.*|To enable auto staging, run:"
+    r"|\tdvc config core.autostage true|To track the changes with git, run:|\tgit add .*|ERROR: failed to reproduce.*"
+    r"|WARNING: Process '.*' with \(Pid \d+\), in RWLock-file .*|)$"
+)
+ERROR = re.compile(r"ERROR: (.*)")
+LOCK = re.compile(r"(Generating|Updating) lock file '[^']*'$")  # also after output that ends without a newline
+SHOWS = "Run `dvc status`, which shows the place."
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+CONTROL = {code: None for code in (*range(32), 127, *range(128, 160)) if code != ord("\t")}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage as DVC names it (`cleaning@sample-qa`), and those of the same pipeline that it waits for."""
+
+    name: str
+    upstream: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a stage's output; a transient one (it ended in a carriage return) is to be overwritten."""
+
+    text: str
+    transient: bool = False
+
+
+class StageError(Exception):
+    """DVC could not bring a stage about; carries DVC's own words."""
+
+
+def environment(root: Path) -> dict[str, str]:
+    """What dvc runs in: this Python first, so that `python` in dvc.yaml is ours, and a site cache of our own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    site = os.environ.get("DVC_SITE_CACHE_DIR", str(root / ".trainwright" / "dvc"))
+    return {**os.environ, "PATH": path, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "true"}
+
+
+class Project:
+    """The DVC project at `root`. For one thread: DVC's locks tell processes apart, not threads.
+
+    Raises InputError where there is no project or dvc.yaml cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        os.environ["DVC_SITE_CACHE_DIR"] = environment(root)["DVC_SITE_CACHE_DIR"]
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        self.root = root
+        try:
+            self._repo = Repo(str(root), _wait_for_lock=True)
+            self._mend()
+        except DvcException as error:
+            raise InputError(Fault("dvc.yaml", f"DVC cannot read the project: {error}", SHOWS)) from error
+
+    def graph(self, pipeline: str) -> list[Node]:
+        """The stages of one pipeline, each after those that it waits for; otherwise as dvc.yaml has them."""
+        import networkx as nx  # type: ignore[import-untyped]
+        from dvc.exceptions import DvcException
+
+        try:
+            self._repo._reset()
+            graph, stages = self._repo.index.graph, self._repo.index.stages
+        except DvcException as error:
+            raise InputError(Fault("dvc.yaml", f"DVC cannot read the graph: {error}", SHOWS)) from error
+        place = {stage: number for number, stage in enumerate(stages)}
+        order = nx.lexicographical_topological_sort(graph.reverse(), key=place.__getitem__)
+        mine = [stage for stage in order if getattr(stage, "name", "").endswith(f"@{pipeline}")]
+        names = {stage: stage.name for stage in mine}
+        return [Node(s.name, tuple(names[u] for u in graph.successors(s) if u in names)) for s in mine]
+
+    def changes(self, stage: str) -> list[str]:
+        """Why `stage` would run now, in words; empty where nothing of it has changed."""
+        with self._repo.lock:
+            self._repo._reset()
+            loaded = self._repo.stage.load_one(str(self.root / "dvc.yaml"), stage)
+            found: list[Any] = loaded.status().get(loaded.addressing, [])
+            if found and not any(part.hash_info for part in (*loaded.deps, *loaded.outs)):
+                return ["it has not run yet"]
+        words = []
+        for entry in found:
+            if isinstance(entry, str):
+                words.append(entry)
+            else:
+                words += [f"{what} {state}" for states in entry.values() for what, state in _flat(states)]
+        return words
+
+    def remote(self) -> str | None:
+        """The name of DVC's default remote, or None."""
+        return self._repo.config["core"].get("remote") or None
+
+    def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float) -> str:
+        """Bring `stage` about in a process of its own; "Completed", "Cached" (restored, not run) or "Skipped".
+
+        `say` gets the stage's output as it comes. Raises StageError when it fails, TimeoutError after `seconds`;
+        either way, and on any other exception, nothing of it is left running.
+        """
+        command = [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", "repro", "-s", stage]
+        state, error = "", ""
+        self._keep()
+        with _group(command, self.root) as child:
+            for line in _lines(child, time.monotonic() + seconds):
+                state = state or _state(line.text)
+                if said := ERROR.search(line.text):
+                    error = said[1]
+                if not NOISE.match(line.text) and not _state(line.text):
+                    say(line)
+        self._mend()
+        if child.returncode != 0:
+            raise StageError(error or f"dvc ended with exit code {child.returncode}")
+        return state or "Completed"
+
+    def _keep(self) -> None:
+        """A copy of dvc.lock, which DVC writes in place: a kill in that moment leaves a part of it. Empty for none."""
+        lock, copy = self.root / "dvc.lock", self._copies / f"dvc.lock.{os.getpid()}"
+        with self._repo.lock:  # nobody is writing it
+            layout.write_file(copy, lock.read_text(encoding="utf-8") if lock.exists() else "")
+
+    def _mend(self) -> None:
+        """Bring dvc.lock back where a kill has left a part of it, and DVC's list of readers and writers likewise.
+
+        Raises InputError where there is nothing to bring back.
+        """
+        lock, readers = self.root / "dvc.lock", Path(self._repo.tmp_dir) / "rwlock"
+        with self._repo.lock:
+            copies = sorted(self._copies.glob("dvc.lock.*"), key=lambda path: path.stat().st_mtime)
+            if lock.exists() and not _whole(lock, copies):
+                if not copies:
+                    raise InputError(Fault("dvc.lock", "is not whole", "Restore it with Git, or remove it."))
+                shutil.copyfile(copies[-1], lock)
+                if not lock.stat().st_size:
+                    lock.unlink()
+            if readers.exists() and not _is_json(readers):
+                readers.unlink()
+            for copy in copies:
+                if (pid := int(copy.suffix[1:])) == os.getpid() or not _is_running(pid):
+                    copy.unlink()
+
+    @property
+    def _copies(self) -> Path:
+        return self.root / ".trainwright" / "locks"
+
+
+def _whole(lock: Path, copies: list[Path]) -> bool:
+    """Whether dvc.lock reads as DVC's, and has every stage that it had before runs that were cut short."""
+    stages = _stages(lock)
+    return stages is not None and all((_stages(copy) or set()) <= stages for copy in copies)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _stages(lock: Path) -> set[str] | None:
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from voluptuous import Invalid
+
+    try:
+        text = lock.read_text(encoding="utf-8")
+        content = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
+    except (UnicodeDecodeError, YAMLError, Invalid):
+        return None
+    return set(content.get("stages", {})) if text.endswith("\n") else None
+
+
+def _is_json(path: Path) -> bool:
+    import json
+
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _flat(states: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """DVC's state of a file, or of each parameter of a parameters file."""
+    for name, state in states.items():
+        if isinstance(state, dict):
+            yield from _flat(state)
+        else:
+            yield name, str(state)
+
+
+def _state(text: str) -> str:
+    if SKIPPED.match(text):
+        return "Skipped"
+    return "Cached" if CACHED.match(text) else "Completed" if RUNNING.match(text) else ""
+
+
+@contextmanager
+def _group(command: list[str], root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a group of its own; when the block ends, however it ends, the group is no more."""
+    child = subprocess.Popen(
+        command,
+        cwd=root,
+        env=environment(root),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if child.stdout:
+            child.stdout.close()
+
+
+def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[Line]:
+    """The child's output by lines until it has ended. Raises TimeoutError at `deadline` (monotonic seconds)."""
+    if child.stdout is None:
+        raise MachineryError("dvc was started without a pipe")
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while True:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if selector.select(POLL):
+                data = os.read(child.stdout.fileno(), 1 << 16)
+                if not data:
+                    break
+                *whole, rest = re.split(rb"(?<=\n)|(?<=\r)(?!\n)", rest + data)
+                yield from map(_line, whole)
+            elif child.poll() is not None:  # what it has left running may hold the pipe open
+                break
+    if rest:
+        yield _line(rest)
+    try:
+        child.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+
+
+def _line(data: bytes) -> Line:
+    text = COLOUR.sub("", data.decode(errors="replace")).translate(CONTROL)
+    text = LOCK.sub("", text.rstrip())
+    return Line(text, transient=data.endswith(b"\r"))
+
+
+def main() -> int:
+    """The dvc command in a process group that ends as a whole when process `argv[1]`, its parent, ends.
+
+    SIGTERM, which the kernel sends then, kills the group at once: dvc alone would leave the stage writing, and
+    the next run would take a half-written output for a whole one.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    process.die_with_parent(signal.SIGTERM, int(sys.argv[1]))
+    from dvc.cli import main as dvc
+
+    return int(dvc(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

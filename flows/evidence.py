@@ -1,0 +1,93 @@
+"""What a run leaves for people: the gates' and the scores' tables in Prefect, and the closing words on the terminal."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from trainwright.layout import Layout
+
+SETS = {"test": "test", "validation": "validation", "untrained": "untrained, on test"}
+NAMES = {"exact": "exact match", "f1": "F1"}
+Rows = list[dict[str, Any]]
+
+
+def publish_gate(layout: Layout, gate: str) -> None:
+    """What a gate promised and saw, as an artifact of the present flow run: nothing where it has left no result."""
+    result = _json(layout.gate_result(gate))
+    if promises := result.get("promises"):
+        words = "passed" if result.get("passed") is True else "REFUSED"
+        title = f"The {gate} gate of {layout.pipeline}: **{words}**"
+        _table(f"{layout.pipeline}-{gate}-gate", [_promise(promise) for promise in promises], title)
+
+
+def publish_scores(layout: Layout) -> None:
+    """The scores with their intervals, as an artifact of the present flow run."""
+    if rows := _scores(layout):
+        _table(f"{layout.pipeline}-scores", rows, f"The scores of {layout.pipeline}, in points of 100")
+
+
+def _table(key: str, rows: Rows, description: str) -> None:
+    from prefect.artifacts import create_table_artifact
+
+    create_table_artifact(rows, key=key, description=description)
+
+
+def closing(layout: Layout) -> str:
+    """The scores, and where the model, its answers, the scores and the report are."""
+    lines = [_sentence(row) for row in _scores(layout) if row["set"] != SETS["validation"]]
+    published, trained = layout.stage("report") / "model", layout.stage("training") / "model"
+    places = {
+        "model": published if published.is_dir() else trained,
+        "predictions": layout.stage("postprocessing") / "predictions.json",
+        "scores": layout.stage("postprocessing") / "metrics.json",
+        "report": layout.stage("report") / "index.html",
+    }
+    found = {name: path for name, path in places.items() if path.exists()}
+    lines += [""] if lines and found else []
+    lines += [f"{name:<12} {path.relative_to(layout.root)}" for name, path in found.items()]
+    return "\n".join(lines)
+
+
+def _scores(layout: Layout) -> Rows:
+    """A row for each score that has an interval, of each set of rows, best known first."""
+    metrics = _json(layout.stage("postprocessing") / "metrics.json")
+    rows = []
+    for part, label in SETS.items():
+        scores = metrics.get(part) or {}
+        for name, score in scores.items():
+            if isinstance(score, dict) and score.keys() >= {"value", "low", "high"}:
+                rows.append({"set": label, "score": NAMES.get(name, name), **score, "rows": scores.get("count")})
+    return rows
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return f"{row['score']:<12} undefined  {row['set']}"
+    interval = "" if row["low"] is None else f" ({row['low']:.1f} to {row['high']:.1f})"
+    rows = f", {row['rows']:,} rows" if row["rows"] else ""
+    return f"{row['score']:<12} {row['value']:5.1f}{interval:<17} {row['set']}{rows}"
+
+
+def _promise(promise: dict[str, Any]) -> dict[str, Any]:
+    from trainwright.gates.runner import bounds, observed
+
+    return {
+        "promise": _plain(f"{promise['name']}: {promise['says']}"),
+        "promised": bounds(promise),
+        "observed": observed(promise),
+        "verdict": "held" if promise["success"] is True else "BROKEN",
+    }
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is: what comes from data must not become a link or a tag."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&])", r"\\\1", text.replace("\n", " "))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,159 @@
+"""A pipeline as a Prefect flow: a task for each of its DVC stages, waiting for what the stage depends on.
+
+The graph is read from DVC, not written twice; what a stage does is DVC's and the stage's business. Import
+this module only when Prefect's API is ready (flows/server.py), since Prefect reads its settings on import.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, StateType
+
+from flows import dvc, evidence
+from flows.terminal import Terminal, duration
+from trainwright.errors import MachineryError, RefusedError
+from trainwright.layout import Layout
+from trainwright.params import Operation
+
+DONE = ("Completed", "Cached", "Skipped")
+SAID_NO = (1, 2)  # a gate's or an input's no is the same at a second try
+
+
+class StageFailed(Exception):
+    """What Prefect is told of a stage that failed: the stage's own words."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: the state that Prefect shows, and, if it failed, its exit code and its words."""
+
+    state: str
+    exit_code: int = 0
+    words: str = ""
+
+
+SKIPPED, NOT_RUN = Outcome("Skipped"), Outcome("NotRun")
+
+
+class Pipeline:
+    """One pipeline of a project, to be run as a flow that is named as it is.
+
+    A stage whose upstream failed is not run; every other is, so that a broken floor still gets its report.
+    """
+
+    def __init__(
+        self, layout: Layout, project: dvc.Project, operations: dict[str, Operation], terminal: Terminal
+    ) -> None:
+        self.layout, self.project, self.operations, self.terminal = layout, project, operations, terminal
+        self.nodes: list[dvc.Node] = []
+        self.outcomes: dict[str, Outcome] = {}
+
+    def run(self) -> int:
+        """Run it, and tell on the terminal what came of it. Returns the exit code, the gravest of its stages'.
+
+        Raises InputError where DVC cannot read the graph.
+        """
+        started = time.monotonic()
+        self.nodes = self.project.graph(self.layout.pipeline)
+        state = flow(name=self.layout.pipeline)(self._stages)(return_state=True)
+        self.terminal.say(f"\n{self.layout.pipeline}: {state.name} in {duration(time.monotonic() - started)}")
+        self._closing()
+        code = max((outcome.exit_code for outcome in self.outcomes.values()), default=0)
+        if not code and not state.is_completed():
+            self.terminal.note(f"Prefect says: {state.message}")
+            return MachineryError.exit_code
+        return code
+
+    def _stages(self) -> State[Any]:
+        """The flow: every stage in the graph's order, one at a time, since the lines of two would mix."""
+        states: dict[str, State[Any]] = {}
+        for node in self.nodes:
+            upstream = [states[name] for name in node.upstream]
+            states[node.name] = state = self._task(node.name)(return_state=True, wait_for=upstream)
+            if node.name not in self.outcomes:
+                unknown = Outcome("Crashed", MachineryError.exit_code, str(state.message))
+                self.outcomes[node.name] = unknown if state.is_final() else NOT_RUN
+        self._publish()
+        failed = [f"{name}: {outcome.words}" for name, outcome in self.outcomes.items() if outcome.exit_code]
+        if failed:
+            return State(type=StateType.FAILED, message="\n".join(failed))
+        return State(type=StateType.COMPLETED)
+
+    def _task(self, stage: str) -> Any:
+        """The task of one stage, which DVC's state of it names: Skipped, Cached, Completed."""
+        operation = self.operations.get(stage.partition("@")[0], Operation())
+
+        def body() -> State[Any]:
+            started = time.monotonic()
+            self.outcomes[stage] = outcome = self._reproduce(stage, 60 * operation.timeout_minutes)
+            if outcome != SKIPPED:
+                self.terminal.note(f"{outcome.state} in {duration(time.monotonic() - started)}")
+            if outcome.state == "TimedOut":
+                raise TimeoutError(outcome.words)
+            if outcome.exit_code:
+                raise StageFailed(outcome.words)
+            return State(type=StateType.COMPLETED, name=outcome.state)
+
+        return task(
+            name=stage,
+            task_run_name=stage,
+            retries=operation.retries,
+            retry_delay_seconds=operation.retry_delay_seconds,
+            retry_condition_fn=lambda *_: self.outcomes[stage].exit_code not in SAID_NO,
+            cache_policy=NO_CACHE,  # what has run already is for DVC to know
+        )(body)
+
+    def _reproduce(self, stage: str, seconds: float) -> Outcome:
+        if not self.project.changes(stage):
+            self.terminal.heading(f"{stage}: Skipped, nothing has changed")
+            return SKIPPED
+        logger = get_run_logger()
+
+        def say(line: dvc.Line) -> None:
+            self.terminal.output(line)
+            if not line.transient:
+                logger.info("%s", line.text)
+
+        self.terminal.heading(stage)
+        self.layout.failure(stage.partition("@")[0]).unlink(missing_ok=True)
+        try:
+            return Outcome(self.project.reproduce(stage, say, seconds))
+        except TimeoutError:
+            words = f"stopped after {duration(seconds)}, its timeout_minutes under operations in params.yaml"
+            return Outcome("TimedOut", MachineryError.exit_code, words)
+        except dvc.StageError as error:
+            return self._failure(stage, str(error))
+
+    def _failure(self, stage: str, otherwise: str) -> Outcome:
+        """What the stage itself says of its failure; what DVC says where it has not come to say anything."""
+        path = self.layout.failure(stage.partition("@")[0])
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return Outcome("Failed", MachineryError.exit_code, otherwise)
+        code, words = int(said["exit_code"]), str(said["message"]).strip()
+        if words.startswith("Traceback"):
+            words = f"{words.splitlines()[-1]} (traceback in {path.relative_to(self.layout.root)})"
+        return Outcome("Failed", code, words)
+
+    def _publish(self) -> None:
+        """Artifacts of what this run can vouch for: a result left by an earlier run is not this one's."""
+        for stage, outcome in self.outcomes.items():
+            name = stage.partition("@")[0]
+            if name.endswith("_gate") and (outcome.state in DONE or outcome.exit_code == RefusedError.exit_code):
+                evidence.publish_gate(self.layout, name.removesuffix("_gate"))
+            if name == "postprocessing" and outcome.state in DONE:
+                evidence.publish_scores(self.layout)
+
+    def _closing(self) -> None:
+        for stage, outcome in self.outcomes.items():
+            if outcome.exit_code:
+                self.terminal.note(f"{stage} {outcome.state}: {outcome.words.splitlines()[0]}")
+        if waiting := sum(outcome == NOT_RUN for outcome in self.outcomes.values()):
+            self.terminal.note(f"not run, since they wait for it: {waiting} of {len(self.nodes)} stages")
+        elif self.outcomes:
+            self.terminal.note(evidence.closing(self.layout))

@@ -1,0 +1,98 @@
+"""Prefect's API for as long as a command runs: the one that PREFECT_API_URL names, or one of our own.
+
+Prefect would start its embedded server itself, but only once it is asked, and would leave it running when the
+command is killed. Ours starts while other things are still being read, listens on a socket that was open before
+it, answers only who knows this run's password, and dies with the command.
+"""
+
+import atexit
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from trainwright import process
+from trainwright.errors import MachineryError
+
+DEADLINE = 180  # seconds; a first start on a slow machine makes the database
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says on the terminal what a person wants to see
+    "PREFECT_CLI_PROMPT": "false",
+}
+EMBEDDED = {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+class Server:
+    """Prefect's API, made ready for this process. Make it in the main thread, before anything imports prefect."""
+
+    def __init__(self, root: Path) -> None:
+        os.environ.setdefault("PREFECT_HOME", str(root / ".trainwright" / "prefect"))
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        self._child: subprocess.Popen[bytes] | None = None
+        if not os.environ.get("PREFECT_API_URL"):
+            self._start(Path(os.environ["PREFECT_HOME"]))
+
+    def _start(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._log = home / "server.log"
+        with socket.socket() as door, self._log.open("wb") as log:
+            door.bind(("127.0.0.1", 0))
+            door.listen(128)
+            password = secrets.token_urlsafe()
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "flows.server", str(os.getpid()), str(door.fileno())],
+                env={**os.environ, **EMBEDDED, "PREFECT_SERVER_API_AUTH_STRING": password},
+                pass_fds=[door.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
+            )
+            os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{door.getsockname()[1]}/api"
+            os.environ["PREFECT_API_AUTH_STRING"] = password
+        # Registered before Prefect registers its own last acts, so it comes after them: they need the server.
+        atexit.register(self._stop)
+
+    def ready(self) -> None:
+        """Wait until the embedded server answers. Raises MachineryError when it ends or stays silent."""
+        deadline = time.monotonic() + DEADLINE
+        while self._child is not None:
+            try:
+                urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5).close()
+                return
+            except (OSError, urllib.error.URLError):
+                if self._child.poll() is not None or time.monotonic() > deadline:
+                    raise MachineryError(f"Prefect's server did not start: see {self._log}") from None
+
+    def _stop(self) -> None:
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+
+def main() -> None:
+    """The server's process: the parent's id and the listening socket are its arguments."""
+    process.die_with_parent(signal.SIGKILL, int(sys.argv[1]))
+    import uvicorn
+
+    application = "prefect.server.api.server:create_app"
+    config = uvicorn.Config(application, factory=True, log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[2]))])
+
+
+if __name__ == "__main__":
+    main()

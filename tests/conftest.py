@@ -1,0 +1,105 @@
+"""What several test files share: small DVC projects whose stages are a line of shell or Python, and one Prefect API."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BEAT = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+while True:
+    print("beat", flush=True)
+    time.sleep(0.05)
+"""
+
+
+class Toy:
+    """A DVC project in `root` with stages of the tests' own making."""
+
+    def __init__(self, root: Path) -> None:
+        from dvc.repo import Repo
+
+        self.root = root
+        Repo.init(str(root), no_scm=True).close()
+        (root / "beat.py").write_text(BEAT)
+
+    def stages(self, **stages: dict[str, Any]) -> None:
+        """Write dvc.yaml. `first={...}` is the stage `first@toy`, unless its name says another pipeline."""
+        graph: dict[str, Any] = {}
+        for name, stage in stages.items():
+            base, _, pipeline = name.partition("__")
+            graph.setdefault(base, {"foreach": {}, "do": {"cmd": "${item.cmd}"}})
+            graph[base]["foreach"][pipeline or "toy"] = {"cmd": stage["cmd"]}
+            graph[base]["do"] |= {key: value for key, value in stage.items() if key != "cmd"}
+        (self.root / "dvc.yaml").write_text(json.dumps({"stages": graph}))
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def read(self, name: str) -> str:
+        return (self.root / name).read_text()
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """A process of this Python in the project; ended, with its group, by whoever started it."""
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def beating(self, name: str = "pid", seconds: float = 60) -> int:
+        """The process id of a stage that runs beat.py, once it has written it."""
+        path = self.root / name
+        wait(lambda: path.exists() and path.read_text() != "", seconds, f"{name} was not written")
+        return int(path.read_text())
+
+
+def wait(condition: Callable[[], Any], seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
+
+
+def processes_in(root: Path) -> list[str]:
+    """The commands of all living processes, but ours, whose working folder is `root`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if (entry / "cwd").readlink() == root:
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:  # it has ended
+                continue
+    return found
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / ".site"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Toy(tmp_path.resolve())
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Our own embedded server, once a session. Nothing but flows.pipeline may import prefect, and only after it."""
+    from flows.server import Server
+
+    assert "prefect" not in sys.modules
+    server = Server(tmp_path_factory.mktemp("prefect"))
+    server.ready()
+    yield
