@@ -1,6 +1,7 @@
 """The house holds to its design: imports go one way, one word names one thing, DVC sees every module."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def module_file(name: str) -> str | None:
     return None
 
 
+@functools.cache
 def imports(file: str) -> set[str]:
     """The repository's files that `file` imports anywhere in it, lazily too, and its packages' __init__ files."""
     found: set[str] = set()
@@ -46,6 +48,7 @@ def imports(file: str) -> set[str]:
     return found
 
 
+@functools.cache
 def type_checking_only(file: str) -> set[str]:
     """Files imported under `if TYPE_CHECKING:` alone are never run."""
     tree = ast.parse((ROOT / file).read_text())
@@ -54,6 +57,7 @@ def type_checking_only(file: str) -> set[str]:
     return {path for name in names if (path := module_file(name))}
 
 
+@functools.cache
 def closure(file: str) -> set[str]:
     """Every file of the repository that running `file` can run, itself included."""
     seen: set[str] = set()
