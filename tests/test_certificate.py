@@ -53,7 +53,7 @@ def test_a_certificate_holds_pipeline_gate_and_digest_and_no_time(where: Layout)
 
 def test_a_changed_byte_shuts_it(where: Layout) -> None:
     (where.stage("cleaning") / "rows.parquet").write_bytes(b"rowz")
-    with pytest.raises(RefusedError, match="not the bytes that its gate checked"):
+    with pytest.raises(RefusedError, match="not the bytes that the cleaning gate checked"):
         certificate.check(where, section(), "cleaning")
 
 

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -48,7 +50,7 @@ SINGLE = set(WAYS) - WHOLE - RESTORING
 
 def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """A command in the project at `root`, which has its own copy of the code and DVC's site cache to itself."""
-    own = {"PYTHONPATH": str(root), "DVC_SITE_CACHE_DIR": str(root / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"PYTHONPATH": str(root), "DVC_SITE_CACHE_DIR": str(root / "site")}
     own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the graph says `python`
     git = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = os.environ | own | git | {"DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
@@ -185,45 +187,70 @@ CELLS = [(state, way) for state in STATES for way in WAYS]
 AFTER_A_REFUSAL = [(state, way) for state in ("bad_refused", "tightened_refused") for way in sorted(SINGLE | RESTORING)]
 
 
-def go(root: Path, way: str) -> tuple[int, str]:
-    """Go a way in: the exit code of its last command, and all that was said."""
-    said = ""
-    code = 0
+@dataclass(frozen=True)
+class Outcome:
+    """A project after a way in was tried: the exit code of its last command, and all that was said."""
+
+    root: Path
+    code: int
+    said: str
+
+
+def go(root: Path, way: str) -> Outcome:
+    said, code = "", 0
     for command in WAYS[way]:
         done = run(root, *command)
         code, said = done.returncode, said + done.stdout + done.stderr
-    return code, said
+    return Outcome(root, code, said)
 
 
-def assert_refused(root: Path, way: str) -> None:
-    code, said = go(root, way)
-    assert code != 0, said
-    assert not Layout(root, NAME).stage("augmentation").exists(), said
-    assert "cleaning gate" in said or "gates/cleaning/certificate.json" in said
-    assert "Traceback" not in said
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Outcome]:
+    """What came of every cell that was asked for, each in a copy of its project; as many at once as there are cores."""
+    tests = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
+    cells = [(item.callspec.params["state"], item.callspec.params["way"]) for item in tests]
+    starts = {state: STATES.get(state, (state, None, set()))[0] for state, _ in cells}
+    projects = {state: request.getfixturevalue(start) for state, start in starts.items()}
+    folder = tmp_path_factory.mktemp("cells")
+
+    def outcome(number: int) -> Outcome:
+        state, way = cells[number]
+        root = copy(projects[state], folder / str(number))
+        change = STATES[state][1] if state in STATES else None
+        if change:
+            change(root)
+        return go(root, way)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(cells, pool.map(outcome, range(len(cells))), strict=True))
+
+
+def assert_refused(outcome: Outcome) -> None:
+    assert outcome.code != 0, outcome.said
+    assert not Layout(outcome.root, NAME).stage("augmentation").exists(), outcome.said
+    assert "cleaning gate" in outcome.said or "gates/cleaning/certificate.json" in outcome.said
+    assert "Traceback" not in outcome.said
 
 
 @pytest.mark.parametrize(("state", "way"), CELLS, ids=[" by ".join(cell) for cell in CELLS])
-def test_no_stage_runs_on_unchecked_bytes(state: str, way: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    start, change, leads_on = STATES[state]
-    root = copy(request.getfixturevalue(start), tmp_path / "project")
-    if change:
-        change(root)
-    if way not in leads_on:
-        assert_refused(root, way)
+def test_no_stage_runs_on_unchecked_bytes(state: str, way: str, outcomes: dict[tuple[str, str], Outcome]) -> None:
+    outcome = outcomes[state, way]
+    if way not in STATES[state][2]:
+        assert_refused(outcome)
         return
-    code, said = go(root, way)
-    assert code == 0, said
-    where = Layout(root, NAME)
+    assert outcome.code == 0, outcome.said
+    where = Layout(outcome.root, NAME)
     assert where.stage("augmentation").exists()
-    certificate.check(where, params.load(root / "params.yaml").pipeline(NAME), "cleaning")
+    certificate.check(where, params.load(where.params).pipeline(NAME), "cleaning")
 
 
 @pytest.mark.parametrize(("state", "way"), AFTER_A_REFUSAL, ids=[" by ".join(cell) for cell in AFTER_A_REFUSAL])
 def test_nothing_brings_an_old_certificate_back_after_a_refusal(
-    state: str, way: str, tmp_path: Path, request: pytest.FixtureRequest
+    state: str, way: str, outcomes: dict[tuple[str, str], Outcome]
 ) -> None:
-    assert_refused(copy(request.getfixturevalue(state), tmp_path / "project"), way)
+    assert_refused(outcomes[state, way])
 
 
 def test_a_tightened_promise_that_still_holds_runs_the_gate_again_and_nothing_after_it(

@@ -64,7 +64,7 @@ def check(layout: Layout, params: Pipeline, gate: str) -> None:
         raise RefusedError(f"The output of {gate} is missing. Run `dvc repro {gate}@{layout.pipeline}`.")
     expected = {"pipeline": layout.pipeline, "gate": gate, "digest": digest(layout.stage(gate))}
     if paper != expected:
-        raise RefusedError(f"The data of {gate} are not the bytes that its gate checked. {remedy}")
+        raise RefusedError(f"The data of {gate} are not the bytes that the {gate} gate checked. {remedy}")
     if {key: result.get(key) for key in expected} != expected:
         raise RefusedError(f"The result of the {gate} gate is for other bytes than these. {remedy}")
     if result.get("suite") != suite_digest(params, gate):
