@@ -5,7 +5,7 @@ Tables are Arrow. A row table has the columns `id`, `group` (rows of one group s
 the task's own; see `trainwright/tables.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ class Features(Protocol):
 class Model(Protocol):
     AUTO_CLASS: str  # the name of the transformers class
 
-    def collate(self, features: list[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:
+    def collate(self, features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:
         """Tensors of one padded batch."""
 
     def agreement(self, output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """Question answering's model: batches for it, its quick validation score, its compact raw outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ OUTPUTS = pa.schema(
 )
 
 
-def collate(features: list[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:
+def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:
     """Tensors (batch, longest) of windows padded on the tokenizer's side; positions move with the padding."""
     import torch
 
