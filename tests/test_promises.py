@@ -798,6 +798,11 @@ def test_repeated_questions_pass_where_the_pipeline_says_to_keep_them(project: P
     assert Project(project.layout, kept).verdict("cleaning").passed
 
 
+def test_a_long_run_of_white_space_is_for_cleaning_to_take_out(project: Project) -> None:
+    edit(ROWS, put("q01-0", question="Who" + " " * 90 + "walked?"), "ingestion")(project)
+    assert project.verdict("ingestion").passed
+
+
 def test_a_quarantined_row_needs_no_features(project: Project) -> None:
     features_edit(lambda r: [f for f in r if f["row"] != 3])(project)
     (project.folder("tokenization") / "quarantine.jsonl").write_text('{"id": "q01-1"}\n')

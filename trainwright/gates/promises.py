@@ -100,8 +100,18 @@ def nulls_in(*names: str) -> Check:
 
 
 def longer_than(limit: int, column: str) -> Check:
-    """A check of rows whose text in `column` has more characters than `limit`."""
-    return lambda batch: to_mask(pc.greater(pc.utf8_length(batch.column(column)), limit))
+    """A check of rows whose text in `column` has more characters than `limit`, a run of white space being one.
+
+    (A question of SQuAD 1.1 has 25,651 characters, nearly all of them spaces, which cleaning takes out.)
+    """
+
+    def check(batch: pa.Table) -> Mask:
+        long = to_mask(pc.greater(pc.utf8_length(batch.column(column)), limit))
+        texts = batch.column(column).filter(pa.array(long))
+        long[long] = to_mask(pc.greater(pc.utf8_length(pc.replace_substring_regex(texts, r"\s+", " ")), limit))
+        return long
+
+    return check
 
 
 def blank(*names: str) -> Check:
