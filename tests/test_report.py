@@ -211,6 +211,11 @@ def written(run: Run) -> Path:
     return run.layout.stage("report")
 
 
+@pytest.fixture(scope="module")
+def html(gathered: facts.Facts) -> str:
+    return report(gathered)
+
+
 class Visit:
     """One look at a page in a browser without a network: what it shows, asked for, complained of."""
 
@@ -266,8 +271,7 @@ def test_a_phone_needs_no_sideways_scrolling(written: Path, scheme: str) -> None
     assert seen.complaints == []
 
 
-def test_what_the_data_hold_is_escaped_in_page_and_pictures(gathered: facts.Facts) -> None:
-    html = report(gathered)
+def test_what_the_data_hold_is_escaped_in_page_and_pictures(html: str) -> None:
     assert PLANTED not in html
     assert "<script" not in html
     assert "no id of cleaning stands twice &lt;b&gt;" in html
@@ -326,9 +330,11 @@ def test_an_undefined_score_is_never_shown_as_a_number(gathered: facts.Facts) ->
     assert "✗ below its floors" in report(undefined)
 
 
-def test_a_floor_that_is_not_reached_is_shown_as_failed_and_the_page_is_written(gathered: facts.Facts) -> None:
+def test_a_floor_that_is_not_reached_is_shown_as_failed_and_the_page_is_written(
+    gathered: facts.Facts, html: str
+) -> None:
     assert [(floor.metric, floor.reached) for floor in gathered.floors] == [("exact", True), ("f1", False)]
-    assert "✗ below its floors" in report(gathered)
+    assert "✗ below its floors" in html
 
 
 def test_no_text_of_a_row_is_shown_where_mistakes_are_set_to_none(run: Run) -> None:
@@ -415,6 +421,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_published_folder_loads_offline_in_a_fresh_process_with_the_same_logits(run: Run, written: Path) -> None:
     folders = [str(written / "model"), str(run.layout.stage("training") / "model")]
     offline = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin", "HF_HOME": str(run.layout.root / "none")}

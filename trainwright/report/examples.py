@@ -92,7 +92,10 @@ def choose(folders: dict[str, Path], params: Pipeline) -> tuple[list[Mistake], i
         texts, gold = rows.shown(ids[place], predicted)
         own = {name: _number(value) for name, value in zip(names, matrix[:, place], strict=True)}
         mistakes.append(Mistake(ids[place], texts, gold, predicted, _number(confidence[place]), own))
-    torn = [Torn(ids[n], *rows.shown(ids[n], ""), nbest[ids[n]][:CANDIDATES]) for n in close]
+    torn = []
+    for place in close:
+        candidates = nbest[ids[place]][:CANDIDATES]
+        torn.append(Torn(ids[place], *rows.shown(ids[place], candidates[0]["text"]), candidates))
     return mistakes, int(wrong.sum()), torn
 
 
@@ -163,11 +166,11 @@ def excerpt(text: str, gold: list[tuple[int, int]], predicted: tuple[int, int] |
 
     Spans are (first character, one past the last).
     """
-    spans = [*gold, *([predicted] if predicted else [])] or [(0, 0)]
+    spans = [*gold, *([predicted] if predicted else [])] or [(0, AROUND)]
     near: NDArray[np.bool_] = np.zeros(len(text), dtype=np.bool_)
     code: NDArray[np.int8] = np.zeros(len(text), dtype=np.int8)
     for begin, end in spans:
-        near[_word(text, begin - AROUND, -1) : _word(text, max(end, begin + AROUND) + AROUND, 1)] = True
+        near[_word(text, begin - AROUND, -1) : _word(text, end + AROUND, 1)] = True
     for begin, end in gold:
         code[begin:end] |= 1
     if predicted:

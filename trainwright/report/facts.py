@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from trainwright import tables
 from trainwright.engine import base_model
+from trainwright.errors import InputError
 from trainwright.layout import STAGES, Layout
 from trainwright.process import Run
 from trainwright.report import examples
@@ -94,7 +95,7 @@ class Facts:
     params: dict[str, Any]
     source: dict[str, Any]
     base: dict[str, Any]
-    base_datasets: list[str] | None  # that the base model's own card lists; None where it lists none
+    base_datasets: list[str] | None  # that the base model's own card lists; None where it is not at hand or lists none
     steps: list[Step]
     misaligned: int
     gates: list[dict[str, Any]]
@@ -128,7 +129,7 @@ def gather(run: Run) -> Facts:
         params=params,
         source=_json(layout.source_pin),
         base=_json(layout.base_model_pin),
-        base_datasets=_datasets(base_model.locate(run.params.base_model, layout.root) / "README.md"),
+        base_datasets=_datasets(run.params.base_model, layout.root),
         steps=list(_steps(folders)),
         misaligned=tables.count(folders["tokenization"] / "misaligned.parquet"),
         gates=[_json(layout.gate_result(stage)) for stage in EARLIER],
@@ -221,8 +222,14 @@ def _timing(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _datasets(card: Path) -> list[str] | None:
-    """The data sets that a model's own card lists in its metadata."""
+def _datasets(uri: str, root: Path) -> list[str] | None:
+    """The data sets that a base model's own card lists in its metadata. Nothing is fetched for it."""
+    if uri.startswith("hub:"):
+        return None
+    try:
+        card = base_model.locate(uri, root) / "README.md"
+    except InputError:
+        return None
     if not card.is_file():
         return None
     from huggingface_hub import RepoCard

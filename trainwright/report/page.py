@@ -14,9 +14,19 @@ from trainwright.gates.runner import bounds, observed
 from trainwright.report import plots
 from trainwright.report.facts import Facts, Step
 
-LABELS = {"exact": "Exact match", "f1": "F1", "HasAns": "with an answer", "NoAns": "without an answer"}
+LABELS = {
+    "exact": "Exact match",
+    "f1": "F1",
+    "HasAns": "with an answer",
+    "NoAns": "without an answer",
+    "best_exact": "best exact match (threshold found on test)",
+    "best_f1": "best F1 (threshold found on test)",
+    "best_exact_threshold": "at the threshold",
+    "best_f1_threshold": "at the threshold",
+    "null_threshold": "no-answer threshold",
+}
 SPLITS = plots.SPLITS
-MOST_SLICES = 10
+MOST_SLICES = 24
 CONTENTS = (
     ("ran", "What ran"),
     ("rows", "Rows"),
@@ -149,17 +159,17 @@ def _steps(steps: list[Step]) -> Markup:
 
 
 def _words(step: Step) -> str:
-    parts = [f"{part.count:,} {part.name}" for part in step.parts if part.count or part.kind != "lost"]
-    return ", ".join(parts) + (f" {step.unit}" if step.unit != "rows" else "")
+    return ", ".join(f"{part.count:,} {part.name}" for part in step.parts if part.count or part.kind != "lost")
 
 
 def _learning(training: dict[str, Any]) -> str:
     """The training in one sentence, of what is known of it."""
-    known_facts = {key: value for key, value in training.items() if value is not None}
+    known_facts = {k: v for k, v in {**training, "best_epoch": best_epoch(training)}.items() if v is not None}
     said = [
         ("epochs", "{:g} epochs"),
         ("steps", "{:,} optimizer steps"),
         ("best_step", "best weights at step {:,}"),
+        ("best_epoch", "the end of epoch {:g}"),
         ("best_loss", "validation loss there {:.3f}"),
         ("precision", "in {}"),
         ("threads", "on {} threads"),
@@ -169,9 +179,16 @@ def _learning(training: dict[str, Any]) -> str:
     return (", ".join(words) or "Not computed") + early + "."
 
 
+def best_epoch(training: dict[str, Any]) -> float | None:
+    """The epoch after which the best weights were kept."""
+    best = training.get("best_step")
+    return next((v["epoch"] for v in training.get("validation") or [] if v["step"] == best), None)
+
+
 def _curves(facts: Facts) -> Any:
     """Loss of train and validation together, then what else was logged on validation."""
-    best = facts.training.get("best_step")
+    step, epoch = facts.training.get("best_step"), best_epoch(facts.training)
+    best = None if step is None else (step, "best" if epoch is None else f"best: epoch {epoch:g}")
     losses = {name.partition("/")[0]: points for name, points in facts.curves.items() if name.endswith("/loss")}
     if any(losses.values()):
         shown = {name: losses[name] for name in ("train", "validation") if losses.get(name)}
@@ -218,12 +235,10 @@ def _slices(test: dict[str, Any], names: list[str]) -> dict[str, Any]:
     metric = names[-1] if names else ""
     drawn = []
     for number, (what, parts) in enumerate(by.items()):
-        least = sorted((part["count"] for part in parts), reverse=True)[:MOST_SLICES][-1]
         records = [
             {"name": str(part["value"]), "value": (value := cell(part, metric)["value"]), "words": _slice(value, part)}
-            for part in parts
-            if part["count"] >= least
-        ][:MOST_SLICES]
+            for part in parts[:MOST_SLICES]
+        ]
         words = f"{label(metric)} by {what}. " + "; ".join(f"{r['name']}: {r['words']}" for r in records)
         svg = plots.slices(records, cell(test, metric)["value"], words, f"slice{number}")
         drawn.append((what, svg, len(parts) if len(parts) > MOST_SLICES else 0))
@@ -231,7 +246,7 @@ def _slices(test: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _slice(value: float | None, part: dict[str, Any]) -> str:
-    return f"{'not computed' if value is None else f'{value:.1f}'} of {part['count']:,}"
+    return f"{'not computed' if value is None else f'{value:.1f}'} ({part['count']:,})"
 
 
 def _timings(facts: Facts) -> Markup:

@@ -19,6 +19,7 @@ NAMES = ("ink", "soft", "line", "accent", "second", "kept", "lost", "made", "tra
 COLOUR = {name: f"#f1e{number:03d}" for number, name in enumerate(NAMES)}
 SPLITS = ("test", "validation", "untrained")
 Records = list[dict[str, Any]]
+_NOTE: dict[str, Any] = {"fontSize": 12, "color": COLOUR["soft"]}
 
 
 def _svg(chart: Any, label: str, key: str) -> Markup:
@@ -72,30 +73,35 @@ def steps(records: Records, label: str) -> Markup:
     )
     titles = base.transform_aggregate(groupby=["place", "stage", "words"])
     name = titles.mark_text(align="left", x=0, dy=-7, fontSize=13, fontWeight="bold", color=COLOUR["ink"])
-    words = titles.mark_text(align="left", x=98, dy=-7, fontSize=12, color=COLOUR["soft"], limit=WIDTH - 100)
+    words = titles.mark_text(align="left", x=108, dy=-7, **_NOTE, limit=WIDTH - 110)
     chart = alt.layer(bars, name.encode(y=y, text="stage:N"), words.encode(y=y, text="words:N"))
     return _svg(chart.properties(width=WIDTH - 4, height=alt.Step(52)), label, "steps")
 
 
-def curves(series: dict[str, list[tuple[int, float]]], best: int | None, title: str, label: str, key: str) -> Markup:
-    """Lines over steps, one a name of `series`, with the best step marked. Values are drawn as they are."""
+def curves(
+    series: dict[str, list[tuple[int, float]]], best: tuple[int, str] | None, title: str, label: str, key: str
+) -> Markup:
+    """Lines over steps, one a name of `series`, with the best step marked in words. Values are drawn as they are."""
     records = [{"series": name, "step": s, "value": v} for name, points in series.items() for s, v in points]
     names = list(series)
     colours = {"train": "second", "validation": "accent"}
     scale = alt.Scale(domain=names, range=[COLOUR[colours.get(name, "accent")] for name in names])
     encoded = alt.Chart(_data(records)).encode(
-        x=alt.X("step:Q", title="optimizer steps", axis=alt.Axis(grid=False, tickCount=6)),
+        x=alt.X("step:Q", title="optimizer steps", scale=alt.Scale(zero=True), axis=alt.Axis(grid=False, tickCount=6)),
         y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5)),
         color=alt.Color("series:N", scale=scale, legend=alt.Legend(symbolType="stroke") if len(names) > 1 else None),
     )
     layers = [encoded.mark_line(strokeWidth=2)]
-    points = [record for record in records if record["series"] == "validation"]
-    if points:
-        layers.append(encoded.properties(data=_data(points)).mark_point(filled=True, size=45, opacity=1))
+    dots = [record for record in records if record["series"] == "validation"]
+    if dots:
+        layers.append(encoded.properties(data=_data(dots)).mark_point(filled=True, size=45, opacity=1))
     if best is not None:
-        at = alt.Chart(_data([{"step": best, "words": "best"}])).encode(x="step:Q")
+        early = 2 * best[0] < max(step for points in series.values() for step, _ in points)
+        at = alt.Chart(_data([{"step": best[0], "words": best[1]}])).encode(x="step:Q")
         layers.append(at.mark_rule(strokeDash=[3, 3], color=COLOUR["soft"]))
-        layers.append(at.mark_text(align="right", dx=-5, y=8, fontSize=12, color=COLOUR["soft"]).encode(text="words:N"))
+        layers.append(
+            at.mark_text(align="left" if early else "right", dx=5 if early else -5, y=8, **_NOTE).encode(text="words:N")
+        )
     return _svg(alt.layer(*layers).properties(width=WIDTH - 52, height=200), label, key)
 
 
@@ -126,31 +132,38 @@ def intervals(records: Records, label: str) -> Markup:
 
 def slices(records: Records, overall: float | None, label: str, key: str) -> Markup:
     """One score by slice, on 0 to 100. Records: name, value (None where undefined), words; `overall` is marked."""
-    order = [record["name"] for record in records]
-    base = alt.Chart(_data(records)).encode(y=alt.Y("name:N", sort=order, title=None))
-    x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
+    drawn = [{**record, "end": record["value"] or 0} for record in records]
+    base = alt.Chart(_data(drawn)).encode(y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=False)))
+    axis = alt.Axis(values=[0, 20, 40, 60, 80, 100])
+    across = {"title": None, "scale": alt.Scale(domain=[0, 120], nice=False), "axis": axis}
     layers = [
-        base.mark_bar(height=10, color=COLOUR["test"], cornerRadiusEnd=2).encode(x=x),
-        base.mark_text(align="left", dx=6, fontSize=12, color=COLOUR["soft"]).encode(x=x, text="words:N"),
+        base.mark_bar(height=10, color=COLOUR["test"], cornerRadiusEnd=2).encode(x=alt.X("end:Q", **across)),
+        base.mark_text(align="left", dx=6, **_NOTE).encode(x=alt.X("end:Q", **across), text="words:N"),
     ]
     if overall is not None:
         line = alt.Chart(_data([{"value": overall}])).mark_rule(strokeDash=[3, 3], color=COLOUR["soft"])
-        layers.append(line.encode(x=x))
-    return _svg(alt.layer(*layers).properties(width=WIDTH - 190, height=alt.Step(24)), label, key)
+        layers.append(line.encode(x=alt.X("value:Q", **across)))
+    return _svg(_fitted(alt.layer(*layers), 24), label, key)
+
+
+def _fitted(chart: Any, step: int) -> Any:
+    """The chart WIDTH wide with its labels, however long they are; `step` high for each bar."""
+    return chart.properties(
+        width=WIDTH, height=alt.Step(step), autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    )
 
 
 def timings(records: Records, label: str) -> Markup:
     """Seconds a stage. Records: stage, what (stage or gate), seconds (0 where not timed), total (words), end."""
     order = list(dict.fromkeys(record["stage"] for record in records))
+    longest = max((record["end"] for record in records), default=0) or 1
     base = alt.Chart(_data(records)).encode(y=alt.Y("stage:N", sort=order, title=None))
     colours = alt.Scale(domain=["stage", "gate"], range=[COLOUR["accent"], COLOUR["second"]])
     bars = base.mark_bar(height=12, cornerRadius=1).encode(
-        x=alt.X("seconds:Q", axis=None),
+        x=alt.X("seconds:Q", axis=None, scale=alt.Scale(domain=[0, 1.3 * longest], nice=False)),
         color=alt.Color("what:N", scale=colours),
         order=alt.Order("what:N", sort="descending"),
     )
-    ends = base.transform_filter("datum.what == 'stage'").mark_text(
-        align="left", dx=6, fontSize=12, color=COLOUR["soft"]
-    )
+    ends = base.transform_filter("datum.what == 'stage'").mark_text(align="left", dx=6, **_NOTE)
     chart = alt.layer(bars, ends.encode(x="end:Q", text="total:N"))
-    return _svg(chart.properties(width=WIDTH - 180, height=alt.Step(26)), label, "timings")
+    return _svg(_fitted(chart, 26), label, "timings")
