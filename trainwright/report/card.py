@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainwright.report.facts import Facts
-from trainwright.report.page import cell, decimal, environment, headline, label, model_name, score_rows
+from trainwright.report.page import cell, decimal, environment, headline, label, model_name, precision, score_rows
 
 HEADS = {  # what follows "For" in an architecture's name: the Hub's pipeline tag, and transformers' class
     "QuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
@@ -15,7 +15,8 @@ HEADS = {  # what follows "For" in an architecture's name: the Hub's pipeline ta
     "ConditionalGeneration": ("text2text-generation", "AutoModelForSeq2SeqLM"),
 }
 HUB_METRICS = {"exact": "exact_match"}  # the Hub's names, where they are not ours
-TRAINED = ("epochs", "steps", "best_step", "best_loss", "first_loss", "last_loss", "precision", "threads", "device")
+TRAINED = ("epochs", "steps", "best_step", "best_loss", "first_loss", "last_loss", "batch_size", "accumulation")
+SET = ("learning_rate", "schedule", "warmup", "weight_decay", "seed")
 
 
 def card(facts: Facts) -> str:
@@ -90,12 +91,20 @@ def _text(facts: Facts) -> str:
         name=model_name(facts.base["uri"]),
         metrics=names,
         score_rows=score_rows(facts.metrics, names),
-        trained=[(label(name), facts.training.get(name)) for name in TRAINED],
+        trained=_trained(facts),
         auto_class=_head(facts.architecture)[1],
         test_count=(facts.metrics.get("test") or {}).get("count"),
         unknown_licences=[whose for whose, licence in licences.items() if str(licence or "unknown") == "unknown"],
     )
     return rendered.strip() + "\n"
+
+
+def _trained(facts: Facts) -> list[tuple[str, Any]]:
+    """What is known of the training; None where a fact is missing."""
+    known = [(label(name), facts.training.get(name)) for name in TRAINED]
+    known += [(label(name), facts.params["training"].get(name)) for name in SET]
+    where = [("threads", facts.training.get("threads")), ("device", facts.training.get("device"))]
+    return [*known, ("precision", precision(facts)), *where]
 
 
 def _interval(score: dict[str, Any]) -> str:

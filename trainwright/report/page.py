@@ -264,7 +264,7 @@ def _machine(facts: Facts) -> list[tuple[str, Any]]:
     training, machine = facts.training, facts.machine
     return [
         ("training ran on", training.get("device")),
-        ("precision", _precision(facts)),
+        ("precision", precision(facts)),
         ("threads", training.get("threads")),
         ("batch", training.get("batch_size")),
         ("accumulation", training.get("accumulation")),
@@ -275,6 +275,7 @@ def _machine(facts: Facts) -> list[tuple[str, Any]]:
     ]
 
 
-def _precision(facts: Facts) -> str | None:
+def precision(facts: Facts) -> str | None:
+    """What training computed in, and what it was asked for."""
     resolved, asked = facts.training.get("precision"), facts.params["training"]["precision"]
     return f"{resolved} (asked for: {asked})" if resolved else None
