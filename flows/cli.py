@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainwright.params import Params
 
 INTERRUPTED = 130
+SHOWN = 10
 EXIT_CODES = """exit codes:
   0  done
   1  a gate or a comparison said no
@@ -135,9 +136,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     from trainwright.engine.answering import predict_file
 
     answered, faults = predict_file(arguments.model, arguments.input, arguments.output)
-    for fault in faults:
+    for fault in faults[:SHOWN]:
         print(fault, file=sys.stderr)
-    print(f"{arguments.output}: {answered:,} answers" + (f", {len(faults):,} rows left out" if faults else ""))
+    left_out = f", {len(faults):,} rows left out: {arguments.output}.quarantine.jsonl" if faults else ""
+    print(f"{arguments.output}: {answered:,} answers{left_out}")
     return 0
 
 
