@@ -62,14 +62,14 @@ def loop(model: Any, batches: list[dict[str, Any]], precision: str) -> float:
     return time.perf_counter() - started
 
 
-def engine(table: pa.Table, tokenizer: Any, base: Path, precision: str) -> float:
+def engine(table: pa.Table, tokenizer: Any, base: Path) -> float:
     """Seconds of our training of one epoch, all included but reading the model."""
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.training import Job, train
     from trainwright.params import Training
     from trainwright.tasks.qa import model as part
 
-    params = Training(epochs=1, batch_size=BATCH, precision=precision, checkpoint_every=10_000)
+    params = Training(epochs=1, batch_size=BATCH, checkpoint_every=10_000)
     data = {"train": FeatureTable(table), "validation": FeatureTable(table.slice(0, BATCH))}
     with tempfile.TemporaryDirectory() as folder:
         job = Job(part, base, tokenizer, data, params, Path(folder) / "run", Path(folder) / "live")
@@ -92,7 +92,7 @@ def measure(table: pa.Table, tokenizer: Any, base: Path) -> dict[str, float]:
     bare = [part.collate(features.__getitems__(rows.tolist()), tokenizer, True) for rows in similar]
     padded = [full(part.collate(features.__getitems__(rows.tolist()), tokenizer, True)) for rows in random]
     return {
-        "engine": len(features) / engine(table, tokenizer, base, precision),
+        "engine": len(features) / engine(table, tokenizer, base),
         "bare": len(features) / loop(load_model(part.AUTO_CLASS, base), bare, precision),
         "padded": len(features) / loop(load_model(part.AUTO_CLASS, base), padded, "float32"),
     }

@@ -39,7 +39,7 @@ def closing(layout: Layout) -> str:
     published, trained = layout.stage("report") / "model", layout.stage("training") / "model"
     places = {
         "model": published if published.is_dir() else trained,
-        "predictions": layout.stage("postprocessing") / "predictions.json",
+        "predictions": layout.stage("postprocessing") / "predictions" / "predictions.json",
         "scores": layout.stage("postprocessing") / "metrics.json",
         "report": layout.stage("report") / "index.html",
     }

@@ -2,7 +2,7 @@
 
     python -m stages.postprocessing sample-qa
 
-Writes the test split's predictions in the task's official form (predictions.json, …), metrics.json (test,
+Writes predictions/ (the test split's in the task's official form: predictions.json, …), metrics.json (test,
 validation and the untrained base model on test), tuned.json (what was set on validation) and scores.parquet
 (each test row's prediction and scores).
 """
@@ -48,7 +48,8 @@ def main(run: process.Run) -> None:
     outputs = {name: tables.read(evaluated / f"{name}.parquet") for name in ("validation", "test", "untrained")}
     done = postprocessing(rows, outputs, run.params)
     with layout.writing(run.layout.stage("postprocessing")) as folder:
-        tasks.load(run.params.task, "predictions").write(done.predictions, folder)
+        (folder / "predictions").mkdir()
+        tasks.load(run.params.task, "predictions").write(done.predictions, folder / "predictions")
         tables.write(done.each, folder / "scores.parquet")
         for name, content in (("metrics", done.metrics), ("tuned", done.tuned)):
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -140,6 +140,7 @@ def raw_outputs(seen: pa.Table) -> pa.Table:
 
 
 def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -193,7 +194,7 @@ def later_stages(project: Project, augmented: pa.Table) -> None:
     write_json(trained / "tokenizer.json", {"version": "1.0"})
     write_json(project.folder("training") / "facts.json", {"first_loss": 5.0, "last_loss": 1.0, "best_loss": 1.5})
     answers = {row["id"]: row["context"].split()[0] if row["answer_text"] else "" for row in part.to_pylist()}
-    write_json(project.folder("postprocessing") / "predictions.json", answers)
+    write_json(project.folder("postprocessing") / "predictions" / "predictions.json", answers)
     score = {"value": 50.0, "low": 40.0, "high": 60.0}
     write_json(project.folder("postprocessing") / "metrics.json", {"test": {"count": 6, "exact": score, "f1": score}})
     shutil.copytree(trained, project.folder("report") / "model")
@@ -705,28 +706,28 @@ DEFECTS = [
     (
         "a prediction missing",
         "postprocessing",
-        json_edit("postprocessing", "predictions.json", lambda p: p.pop("q10-0")),
+        json_edit("postprocessing", "predictions/predictions.json", lambda p: p.pop("q10-0")),
         "predictions_for_all",
         ["q10-0"],
     ),
     (
         "a prediction for no question",
         "postprocessing",
-        json_edit("postprocessing", "predictions.json", lambda p: p.update(x="")),
+        json_edit("postprocessing", "predictions/predictions.json", lambda p: p.update(x="")),
         "predictions_for_all",
         ["x"],
     ),
     (
         "an answer that its context does not hold",
         "postprocessing",
-        json_edit("postprocessing", "predictions.json", lambda p: p.update({"q10-0": "Who walked"})),
+        json_edit("postprocessing", "predictions/predictions.json", lambda p: p.update({"q10-0": "Who walked"})),
         "answers_in_context",
         ["q10-0"],
     ),
     (
         "all answers empty",
         "postprocessing",
-        json_edit("postprocessing", "predictions.json", lambda p: p.update(dict.fromkeys(p, ""))),
+        json_edit("postprocessing", "predictions/predictions.json", lambda p: p.update(dict.fromkeys(p, ""))),
         "empty_share",
         [],
     ),
@@ -783,7 +784,7 @@ def test_a_planted_defect_is_refused_and_named(
 def test_unanswerable_questions_alone_allow_an_empty_answer(project: Project) -> None:
     for split in tables.SPLITS:
         edit(f"{split}.parquet", lambda r: [x for x in r if x["answer_text"]], "splitting")(project)
-    path = project.folder("postprocessing") / "predictions.json"
+    path = project.folder("postprocessing") / "predictions" / "predictions.json"
     answers = {id: text for id, text in json.loads(path.read_text()).items() if text}
     write_json(path, answers | {"q10-0": ""})
     failed = {judged.promise.name: judged.promise.rows for judged in project.verdict("postprocessing").failed}

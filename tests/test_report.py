@@ -149,8 +149,8 @@ def write_predictions(folder: Path, ids: list[str]) -> None:
         ]
         for i, answer in zip(ids, answers, strict=True)
     }
-    write_json(folder / "nbest.json", nbest)
-    write_json(folder / "predictions.json", dict(zip(ids, answers, strict=True)))
+    write_json(folder / "predictions" / "nbest.json", nbest)
+    write_json(folder / "predictions" / "predictions.json", dict(zip(ids, answers, strict=True)))
     write_json(folder / "metrics.json", METRICS)
     write_json(folder / "tuned.json", {"null_threshold": -1.5})
 

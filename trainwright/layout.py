@@ -153,6 +153,7 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if not path.is_dir():
         raise FileNotFoundError(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    # DVC writes .gitignore files beside what it tracks, after the stage has ended.
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".gitignore")
     lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}\n" for p in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

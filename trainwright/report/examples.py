@@ -77,7 +77,7 @@ def choose(folders: dict[str, Path], params: Pipeline) -> tuple[list[Mistake], i
     wrong = matrix[0] < 1
     if not params.report.mistakes:
         return [], int(wrong.sum()), []
-    nbest = _nbest(folders["postprocessing"] / "nbest.json")
+    nbest = _nbest(folders["postprocessing"] / "predictions" / "nbest.json")
     ids = scores["id"].to_pylist()
     confidence = np.array([_confidence(nbest.get(id)) for id in ids])
     error = 1 - np.nan_to_num(matrix, nan=1.0).mean(axis=0)  # a score that is undefined is no error

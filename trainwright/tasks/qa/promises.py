@@ -248,7 +248,7 @@ def _unsound(outputs: pa.Table, table: pa.Table) -> dict[str, list[str]]:
 
 
 def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Iterator[Promise]:
-    splits, predictions = checked.open("splitting"), read_json(checked.folder / "predictions.json")
+    splits, predictions = checked.open("splitting"), read_json(checked.folder / "predictions" / "predictions.json")
     test = tables.read(splits / "test.parquet", ["id", "context"])
     ids = test["id"].to_pylist()
     says = "there is a prediction for every test question, and for no other"
