@@ -7,6 +7,7 @@ this module only when Prefect's API is ready (flows/server.py), since Prefect re
 import json
 import time
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -86,12 +87,15 @@ class Pipeline:
     def _task(self, stage: str) -> Any:
         """The task of one stage, which DVC's state of it names: Skipped, Cached, Completed."""
         operation = self.operations.get(stage.partition("@")[0], Operation())
+        tries = count(1)
 
         def body() -> State[Any]:
             started = time.monotonic()
             self.outcomes[stage] = outcome = self._reproduce(stage, 60 * operation.timeout_minutes)
             if outcome != SKIPPED:
                 self.terminal.note(f"{outcome.state} in {duration(time.monotonic() - started)}")
+            if next(tries) <= operation.retries and outcome.exit_code not in (0, *SAID_NO):
+                self.terminal.note(f"It is tried again in {duration(operation.retry_delay_seconds)}.")
             if outcome.state == "TimedOut":
                 raise TimeoutError(outcome.words)
             if outcome.exit_code:
