@@ -252,7 +252,8 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
     test = tables.read(splits / "test.parquet", ["id", "context"])
     ids = test["id"].to_pylist()
     says = "there is a prediction for every test question, and for no other"
-    yield none_of("predictions_for_all", says, dict.fromkeys([*(set(ids) ^ set(predictions))]))
+    strays = [*(id for id in ids if id not in predictions), *sorted(set(predictions) - set(ids))]
+    yield none_of("predictions_for_all", says, strays)
     given = [predictions.get(id) for id in ids]
     foreign = [not isinstance(a, str) or a not in c for a, c in zip(given, test["context"].to_pylist(), strict=True)]
     says = "every answer is a part of its context, or empty"
