@@ -404,3 +404,17 @@ def test_a_killed_training_leaves_nothing_that_looks_like_a_whole_checkpoint(tin
     sealed = [f for f in (tmp_path / "run").glob("checkpoint-*") if (f / "manifest.json").exists()]
     assert sealed
     assert all(json.loads((f / "manifest.json").read_text()) and checkpoints.progress(f) for f in sealed)
+
+
+def test_the_loss_of_evaluation_is_weighted_by_example_and_not_by_batch(tiny):
+    import transformers
+
+    from trainwright.engine.prediction import raw_outputs
+    from trainwright.params import Evaluation
+
+    model, file = loaded(tiny), FeatureTable.open(tiny / "validation.arrow")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "base")
+    losses = [
+        raw_outputs(model, part, file, tokenizer, Evaluation(batch_size=size), "float32")[1] for size in (1, 7, 40)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)

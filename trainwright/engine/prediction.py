@@ -46,6 +46,7 @@ def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> A
             setattr(config, name, dropout)
     logging: Any = transformers.logging
     verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
     logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
     try:
         return getattr(transformers, auto_class).from_pretrained(

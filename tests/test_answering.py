@@ -1,0 +1,179 @@
+"""`trainwright predict`: a published folder answers a file of questions, anywhere, whole or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainwright.engine import answering
+from trainwright.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "data" / "sample" / "squad.json"
+SETTINGS = {
+    "task": "qa",
+    "language": "en",
+    "tokenization": {"max_length": 192, "stride": 16},
+    "postprocessing": {},
+    "tuned": {"null_threshold": None},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published folder with a tiny untrained model and a word-piece tokenizer over the sample's letters."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("published")
+    letters = sorted({letter for letter in SAMPLE.read_text(encoding="utf-8").lower() if not letter.isspace()})
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "the", "of", "in", *letters, *(f"##{x}" for x in letters)]
+    tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=192)
+    torch.manual_seed(3)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=192,
+    )  # fmt: skip
+    transformers.BertForQuestionAnswering(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "trainwright.json").write_text(json.dumps(SETTINGS))
+    return folder
+
+
+def questions(path: Path, articles: int, answers: bool = True) -> dict[str, str]:
+    """The first articles of the sample as a file of questions; returns the context of each id."""
+    data = json.loads(SAMPLE.read_text())["data"][:articles]
+    contexts = {}
+    for article in data:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph["qas"]:
+                contexts[qa["id"]] = paragraph["context"]
+                if not answers:
+                    qa.pop("answers")
+                    qa.pop("is_impossible")
+    path.write_text(json.dumps({"version": "v2.0", "data": data}))
+    return contexts
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["with answers", "questions alone"])
+def test_every_question_gets_an_answer_of_its_own_context(answers, model, tmp_path):
+    contexts = questions(tmp_path / "in.json", 4, answers)
+    answered, faults = answering.predict_file(model, tmp_path / "in.json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (answered, faults) == (len(contexts), [])
+    assert list(found) == list(contexts)
+    assert all(text and text in contexts[i] for i, text in found.items())
+
+
+def test_chunks_change_no_answer(model, tmp_path, monkeypatch):
+    questions(tmp_path / "in.json", 4)
+    answering.predict_file(model, tmp_path / "in.json", tmp_path / "whole.json")
+    monkeypatch.setattr(answering, "CHUNK", 7)  # rows, so that a context's questions part
+    answering.predict_file(model, tmp_path / "in.json", tmp_path / "chunks.json")
+    assert json.loads((tmp_path / "chunks.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
+
+
+def command(model: Path, source: Path, target: Path) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", "predict", str(model), str(source), str(target)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def run(model: Path, source: Path, target: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(model, source, target), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_command_needs_no_project_and_no_orchestrator(model, tmp_path):
+    questions(tmp_path / "in.json", 1)
+    code = (
+        "import sys; from flows.cli import main; code = main(sys.argv[1:])\n"
+        "assert not {'prefect', 'dvc', 'great_expectations'} & set(sys.modules)\n"
+        "sys.exit(code)\n"
+    )
+    arguments = [sys.executable, "-c", code, "predict", str(model), "in.json", "out.json"]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "out.json: 8 answers\n"
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 8
+
+
+def too_long(path: Path, rows: int, long: int) -> None:
+    """A CSV of questions of which `long` leave their context no room in a window."""
+    lines = ["id,context,question"]
+    for row in range(rows):
+        question = "why " * 80 if row < long else "Where is it"
+        lines.append(f"q{row},The mill of the river {row} is in the valley of stones.,{question}?")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_question_too_long_for_a_window_is_named_and_the_others_answered(model, tmp_path):
+    too_long(tmp_path / "in.csv", 200, 1)
+    answered, faults = answering.predict_file(model, tmp_path / "in.csv", tmp_path / "out.json")
+    assert answered == 199
+    assert [fault.id for fault in faults] == ["q0"]
+    assert "q0" not in json.loads((tmp_path / "out.json").read_text())
+    listed = (tmp_path / "out.json.quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in listed] == ["q0"]
+
+
+def test_too_many_bad_rows_stop_it_and_nothing_is_written(model, tmp_path):
+    too_long(tmp_path / "in.csv", 50, 2)
+    done = run(model, tmp_path / "in.csv", tmp_path / "out.json", tmp_path)
+    assert done.returncode == 2
+    assert "2 of 50 rows are bad" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: (folder / "trainwright.json").unlink(), "holds no trainwright.json"),
+        (lambda folder: (folder / "trainwright.json").write_text("{}"), "does not describe a model"),
+        (lambda folder: (folder / "trainwright.json").write_text('{"task": "../x"}'), "does not describe a model"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "only pickles"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+    ],
+    ids=["no settings", "empty settings", "a task that is a path", "pickle weights", "no tokenizer"],
+)
+def test_a_folder_that_is_no_published_model_is_refused(spoil, reason, model, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    spoil(folder)
+    questions(tmp_path / "in.json", 1)
+    with pytest.raises(InputError) as error:
+        answering.predict_file(folder, tmp_path / "in.json", tmp_path / "out.json")
+    assert reason in str(error.value)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_missing_input_is_an_input_error(model, tmp_path):
+    done = run(model, tmp_path / "gone.json", tmp_path / "out.json", tmp_path)
+    assert done.returncode == 2
+    assert "gone.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_prediction_leaves_no_output_that_could_be_taken_for_one(model, tmp_path):
+    questions(tmp_path / "in.json", 128)
+    child = subprocess.Popen(
+        command(model, tmp_path / "in.json", tmp_path / "out.json"), cwd=tmp_path, env=environment()
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (tmp_path / ".out.json.partial").exists():
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert (tmp_path / ".out.json.partial").exists()
+    assert not (tmp_path / "out.json").exists()
