@@ -64,6 +64,8 @@ def split_scores(exact: float, f1: float) -> dict[str, Any]:
     part = {"count": 4, "exact": exact, "f1": f1}
     slices = [
         {"by": "question word", "value": "where", **part},
+        {"by": "question word", "value": "other", "count": 2, "exact": 50.0, "f1": 50.0},
+        {"by": "title", "value": "Labe", **part},
         {"by": "title", "value": f"Vltava {PLANTED}", "count": 2, "exact": None, "f1": None},
     ]
     kinds = {"HasAns": part, "NoAns": {"count": 0, "exact": None, "f1": None}}

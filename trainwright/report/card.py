@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainwright.report.facts import Facts
-from trainwright.report.page import cell, decimal, environment, headline, label, model_name, precision, score_rows
+from trainwright.report.page import cell, environment, headline, label, model_name, points, precision, score_rows
 
 HEADS = {  # what follows "For" in an architecture's name: the Hub's pipeline tag, and transformers' class
     "QuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
@@ -109,5 +109,5 @@ def _trained(facts: Facts) -> list[tuple[str, Any]]:
 
 def _interval(score: dict[str, Any]) -> str:
     if score["value"] is None or score["low"] is None or score["high"] is None:
-        return decimal(score["value"])
-    return f"{score['value']:.1f} ({score['low']:.1f} to {score['high']:.1f})"
+        return points(score["value"])
+    return f"{points(score['value'])} ({score['low']:.1f} to {score['high']:.1f})"

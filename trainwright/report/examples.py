@@ -78,8 +78,8 @@ def choose(folders: dict[str, Path], params: Pipeline) -> tuple[list[Mistake], i
     if not params.report.mistakes:
         return [], int(wrong.sum()), []
     nbest = _nbest(folders["postprocessing"] / "predictions" / "nbest.json")
-    ids = scores["id"].to_pylist()
-    confidence = np.array([_confidence(nbest.get(id)) for id in ids])
+    ids, predictions = scores["id"].to_pylist(), scores["prediction"].to_pylist()
+    confidence = np.array([_confidence(nbest.get(id, []), said) for id, said in zip(ids, predictions, strict=True)])
     error = 1 - np.nan_to_num(matrix, nan=1.0).mean(axis=0)  # a score that is undefined is no error
     badness = error * np.nan_to_num(confidence, nan=1.0)
     worst = np.lexsort((np.array(ids), -badness))
@@ -88,10 +88,9 @@ def choose(folders: dict[str, Path], params: Pipeline) -> tuple[list[Mistake], i
     rows = _Rows.read(folders["splitting"] / "test.parquet", tasks.load(params.task, "rows"), ids, [*worst, *close])
     mistakes = []
     for place in worst:
-        predicted = scores["prediction"][int(place)].as_py()
-        texts, gold = rows.shown(ids[place], predicted)
+        texts, gold = rows.shown(ids[place], predictions[place])
         own = {name: _number(value) for name, value in zip(names, matrix[:, place], strict=True)}
-        mistakes.append(Mistake(ids[place], texts, gold, predicted, _number(confidence[place]), own))
+        mistakes.append(Mistake(ids[place], texts, gold, predictions[place], _number(confidence[place]), own))
     torn = []
     for place in close:
         candidates = nbest[ids[place]][:CANDIDATES]
@@ -104,8 +103,9 @@ def _nbest(path: Path) -> dict[str, list[dict[str, Any]]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _confidence(candidates: list[dict[str, Any]] | None) -> float:
-    return float(candidates[0].get("probability", np.nan)) if candidates else np.nan
+def _confidence(candidates: list[dict[str, Any]], predicted: str) -> float:
+    """The probability of the candidate that was chosen, which a threshold may have kept from being the first."""
+    return next((c["probability"] for c in candidates if c["text"] == predicted), np.nan)
 
 
 def _number(value: float) -> float | None:
@@ -116,7 +116,7 @@ def _close(ids: list[str], nbest: dict[str, list[dict[str, Any]]]) -> list[int]:
     """The places of the rows whose two best candidates differ least in probability."""
     gaps = []
     for place, id in enumerate(ids):
-        best = [candidate.get("probability", 0.0) for candidate in nbest.get(id, [])[:2]]
+        best = [candidate["probability"] for candidate in nbest.get(id, [])[:2]]
         if len(best) == 2:
             gaps.append((best[0] - best[1], id, place))
     return [place for _, _, place in sorted(gaps)[:TORN]]

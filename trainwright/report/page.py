@@ -61,6 +61,7 @@ def environment() -> Environment:
         "known": known,
         "seconds": seconds,
         "decimal": decimal,
+        "points": points,
         "model_name": model_name,
         "count": lambda number: f"{number:,}",
         "date": lambda moment: time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(moment)).lstrip("0"),
@@ -82,6 +83,11 @@ def decimal(value: Any) -> str:
     if value is None:
         return "not computed"
     return f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def points(value: float | None) -> str:
+    """A score in points of 100."""
+    return "not computed" if value is None else f"{value:.1f}"
 
 
 def seconds(value: float | None) -> str:
@@ -209,9 +215,12 @@ def _curves(facts: Facts) -> Any:
 
 def _intervals(metrics: dict[str, Any], names: list[str]) -> Markup | None:
     records = [
-        {"score": label(name), "split": split, **cell(metrics.get(split), name)} for name in names for split in SPLITS
+        {"score": label(name), "split": split, "words": points(given["value"]), **given}
+        for name in names
+        for split in SPLITS
+        for given in [cell(metrics.get(split), name)]
     ]
-    words = "; ".join(f"{r['score']} on {r['split']}: {decimal(r['value'])}" for r in records)
+    words = "; ".join(f"{r['score']} on {r['split']}: {r['words']}" for r in records)
     return plots.intervals(records, words) if any(r["value"] is not None for r in records) else None
 
 
@@ -235,6 +244,8 @@ def _slices(test: dict[str, Any], names: list[str]) -> dict[str, Any]:
     metric = names[-1] if names else ""
     drawn = []
     for number, (what, parts) in enumerate(by.items()):
+        if len(parts) == 1:  # it says what the whole says
+            continue
         records = [
             {"name": str(part["value"]), "value": (value := cell(part, metric)["value"]), "words": _slice(value, part)}
             for part in parts[:MOST_SLICES]
@@ -246,7 +257,7 @@ def _slices(test: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _slice(value: float | None, part: dict[str, Any]) -> str:
-    return f"{'not computed' if value is None else f'{value:.1f}'} ({part['count']:,})"
+    return f"{points(value)} ({part['count']:,})"
 
 
 def _timings(facts: Facts) -> Markup:

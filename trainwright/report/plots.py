@@ -14,6 +14,7 @@ import vl_convert
 from markupsafe import Markup
 
 WIDTH = 440
+HEIGHT = 200
 FONT = "Liberation Sans"  # vl-convert measures text with it; the page then sets its own
 NAMES = ("ink", "soft", "line", "accent", "second", "kept", "lost", "made", "train", "validation", "test", "panel")
 COLOUR = {name: f"#f1e{number:03d}" for number, name in enumerate(NAMES)}
@@ -96,17 +97,20 @@ def curves(
     if dots:
         layers.append(encoded.properties(data=_data(dots)).mark_point(filled=True, size=45, opacity=1))
     if best is not None:
+        place = 10 if key == "loss" else HEIGHT - 10  # a loss falls, other curves rise
         early = 2 * best[0] < max(step for points in series.values() for step, _ in points)
         at = alt.Chart(_data([{"step": best[0], "words": best[1]}])).encode(x="step:Q")
         layers.append(at.mark_rule(strokeDash=[3, 3], color=COLOUR["soft"]))
         layers.append(
-            at.mark_text(align="left" if early else "right", dx=5 if early else -5, y=8, **_NOTE).encode(text="words:N")
+            at.mark_text(align="left" if early else "right", dx=5 if early else -5, y=place, **_NOTE).encode(
+                text="words:N"
+            )
         )
-    return _svg(alt.layer(*layers).properties(width=WIDTH - 52, height=200), label, key)
+    return _svg(alt.layer(*layers).properties(width=WIDTH - 52, height=HEIGHT), label, key)
 
 
 def intervals(records: Records, label: str) -> Markup:
-    """Points with their 95% intervals on 0 to 100. Records: score, split, value, low, high (None where undefined)."""
+    """Points with 95% intervals on 0 to 100. Records: score, split, words, value, low, high (None: undefined)."""
     names = list(dict.fromkeys(record["score"] for record in records))
     colours = {"test": "test", "validation": "validation", "untrained": "lost"}
     scale = alt.Scale(domain=list(colours), range=[COLOUR[name] for name in colours.values()])
@@ -122,7 +126,7 @@ def intervals(records: Records, label: str) -> Markup:
             ),
             encoded.mark_point(filled=True, size=110, opacity=1).encode(x=alt.X("value:Q", scale=x, axis=axis)),
             encoded.mark_text(dy=-11, fontSize=12, fontWeight="bold").encode(
-                x=alt.X("value:Q", scale=x, axis=axis), text=alt.Text("value:Q", format=".1f")
+                x=alt.X("value:Q", scale=x, axis=axis), text="words:N"
             ),
         ]
         title = alt.Title(name, anchor="start", fontSize=13, color=COLOUR["ink"], offset=4)
@@ -136,13 +140,12 @@ def slices(records: Records, overall: float | None, label: str, key: str) -> Mar
     base = alt.Chart(_data(drawn)).encode(y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=False)))
     axis = alt.Axis(values=[0, 20, 40, 60, 80, 100])
     across = {"title": None, "scale": alt.Scale(domain=[0, 120], nice=False), "axis": axis}
-    layers = [
+    line = alt.Chart(_data([{"value": overall}])).mark_rule(strokeDash=[3, 3], color=COLOUR["soft"])
+    layers = [line.encode(x=alt.X("value:Q", **across))] if overall is not None else []
+    layers += [
         base.mark_bar(height=10, color=COLOUR["test"], cornerRadiusEnd=2).encode(x=alt.X("end:Q", **across)),
         base.mark_text(align="left", dx=6, **_NOTE).encode(x=alt.X("end:Q", **across), text="words:N"),
     ]
-    if overall is not None:
-        line = alt.Chart(_data([{"value": overall}])).mark_rule(strokeDash=[3, 3], color=COLOUR["soft"])
-        layers.append(line.encode(x=alt.X("value:Q", **across)))
     return _svg(_fitted(alt.layer(*layers), 24), label, key)
 
 
