@@ -42,8 +42,9 @@ WAYS: dict[str, list[list[str]]] = {
     "checkout, repro -s": [[*DVC, "checkout", "--force"], [*DVC, "repro", "-s", NEXT]],
     "pull, repro -s": [[*DVC, "pull", "--force"], [*DVC, "repro", "-s", NEXT]],
     "exp run": [[*DVC, "exp", "run"]],
+    "trainwright run": [[sys.executable, "-m", "flows.cli", "run", NAME]],
 }
-WHOLE = {"dvc repro", "repro NEXT", "repro --pull", "repro --no-run-cache", "exp run"}
+WHOLE = {"dvc repro", "repro NEXT", "repro --pull", "repro --no-run-cache", "exp run", "trainwright run"}
 RESTORING = {"checkout, repro -s", "pull, repro -s"}
 SINGLE = set(WAYS) - WHOLE - RESTORING
 
@@ -90,7 +91,7 @@ def set_limit(root: Path, share: float) -> None:
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose cleaning has passed its gate and been pushed; augmentation has never run."""
     root = tmp_path_factory.mktemp("passed")
-    for name in ("trainwright", "stages"):
+    for name in ("trainwright", "stages", "flows"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / ".dvcignore", root)
     section = params.read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
