@@ -12,13 +12,14 @@ help:
 	@echo 'make test   run all tests'
 
 run: setup
-	@echo 'Fine-tuning a 6-layer encoder on some 600 questions: about 6 minutes on 2 cores.'
-	@echo 'A model so small, on so few questions, answers about a third of them: expect F1 near 36'
-	@echo 'and exact match near 25 on questions it has not seen, where untrained it has an F1 near 4.'
+	@echo 'Fine-tuning a 6-layer encoder on some 800 questions: about 6 minutes on 2 cores.'
+	@echo 'A model so small, on so few questions, answers about a third of them: expect exact match'
+	@echo 'near 38 and F1 near 42 on questions it has not seen, where untrained it has 0 and 4.'
 	@echo
 	@.venv/bin/trainwright run sample-qa
 
 test: setup
+	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy --no-error-summary
 	@.venv/bin/python -m pytest
 
 setup: $(READY)
