@@ -145,7 +145,12 @@ class Pipeline:
         return Outcome("Failed", code, words)
 
     def _publish(self) -> None:
-        """Artifacts of what this run can vouch for: a result left by an earlier run is not this one's."""
+        """Artifacts of what this run can vouch for: a result left by an earlier run is not this one's.
+
+        Where nothing has changed, the artifacts of the run before are still the newest.
+        """
+        if all(outcome == SKIPPED for outcome in self.outcomes.values()):
+            return
         for stage, outcome in self.outcomes.items():
             name = stage.partition("@")[0]
             if name.endswith("_gate") and (outcome.state in DONE or outcome.exit_code == RefusedError.exit_code):
