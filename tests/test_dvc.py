@@ -30,9 +30,8 @@ def gone(root: Path) -> None:
 
 def test_the_graph_has_the_stages_of_one_pipeline_each_after_those_it_waits_for(toy: Toy) -> None:
     last = {"cmd": "touch c", "deps": ["a", "b"], "outs": ["c"]}
-    toy.stages(
-        last=last, second={"cmd": "touch b", "deps": ["a"], "outs": ["b"]}, first={"cmd": "touch a", "outs": ["a"]}
-    )
+    second, first = {"cmd": "touch b", "deps": ["a"], "outs": ["b"]}, {"cmd": "touch a", "outs": ["a"]}
+    toy.stages(last=last, second=second, first=first, other__another={"cmd": "touch d", "outs": ["d"]})
     nodes = dvc.Project(toy.root).graph("toy")
     assert [node.name for node in nodes] == ["first@toy", "second@toy", "last@toy"]
     assert sorted(nodes[2].upstream) == ["first@toy", "second@toy"]

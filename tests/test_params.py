@@ -31,17 +31,17 @@ def line_of(text: str, content: str) -> str:
 
 def test_the_repositorys_own_parameters_are_right() -> None:
     pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
-    assert pipeline.training.learning_rate == 1e-4  # PyYAML would read text
+    assert pipeline.training.learning_rate == 2e-4  # PyYAML would read text
     assert pipeline.source.licence == "Apache-2.0"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "field", "near"),
     [
-        ("epochs: 6", "epoch: 6", "pipelines.sample-qa.training.epoch", "epochs"),
+        ("epochs: 3", "epoch: 3", "pipelines.sample-qa.training.epoch", "epochs"),
         ("stride: 128", "strid: 128", "pipelines.sample-qa.tokenization.strid", "stride"),
         ("uri: data", "url: data", "pipelines.sample-qa.source.url", "uri"),
-        ("min_exact: 10.0", "min_exat: 10.0", "pipelines.sample-qa.gates.report.min_exat", "min_exact"),
+        ("min_exact: 15.0", "min_exat: 15.0", "pipelines.sample-qa.gates.report.min_exat", "min_exact"),
         ("retries: 1", "retrys: 1", "operations.sample-qa.training.retrys", "retries"),
         ("training: {retries", "trainin: {retries", "operations.sample-qa.trainin", "training"),
         ("licence: A", "splits: {trian: a}\n      licence: A", "pipelines.sample-qa.source.splits.trian", "train"),
@@ -61,12 +61,12 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("epochs: 6", "epochs: six", "input should be a valid integer, not 'six'"),
-        ("epochs: 6", "epochs: 6.5", "input should be a valid integer, not 6.5"),
-        ("epochs: 6", "epochs: -6", "input should be greater than 0, not -6"),
-        ("epochs: 6", "epochs: true", "input should be a valid integer, not True"),
-        ("learning_rate: 1e-4", "learning_rate: -1e-4", "input should be greater than 0, not -0.0001"),
-        ("learning_rate: 1e-4", "learning_rate: .nan", "input should be less than 1, not nan"),
+        ("epochs: 3", "epochs: six", "input should be a valid integer, not 'six'"),
+        ("epochs: 3", "epochs: 3.5", "input should be a valid integer, not 3.5"),
+        ("epochs: 3", "epochs: -3", "input should be greater than 0, not -3"),
+        ("epochs: 3", "epochs: true", "input should be a valid integer, not True"),
+        ("learning_rate: 2e-4", "learning_rate: -2e-4", "input should be greater than 0, not -0.0002"),
+        ("learning_rate: 2e-4", "learning_rate: .nan", "input should be less than 1, not nan"),
         ("min_rows: 100", "min_rows: -1", "input should be greater than 0, not -1"),
         ("mojibake: true", "mojibake: 1", "input should be a valid boolean, not 1"),
         ("null_threshold: tune", "null_threshold: tuned", "input should be 'tune' or a valid number, not 'tuned'"),
@@ -86,14 +86,14 @@ def test_a_wrong_word_is_answered_with_the_nearest_right_word(tmp_path: Path) ->
 
 
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
-    content = changed("epochs: 6\n", "epochs: 6\n      epochs: 7\n")
+    content = changed("epochs: 3\n", "epochs: 3\n      epochs: 7\n")
     (fault,) = faults(tmp_path, content)
     assert 'duplicate key "epochs"' in fault.reason
     assert fault.row == line_of("epochs: 7", content)
 
 
 def test_every_mistake_of_a_file_is_said_at_once(tmp_path: Path) -> None:
-    found = faults(tmp_path, GOOD.replace("epochs: 6", "epochs: -6").replace("seed: 17", "sede: 17"))
+    found = faults(tmp_path, GOOD.replace("epochs: 3", "epochs: -3").replace("seed: 17", "sede: 17"))
     assert {fault.field for fault in found} == {
         "pipelines.sample-qa.training.epochs",
         "pipelines.sample-qa.augmentation.sede",

@@ -93,8 +93,8 @@ def test_the_threshold_is_tuned_on_validation_and_applied_to_test(with_unanswera
     stage.main(with_unanswerable)
     assert read(with_unanswerable, "tuned") == {"null_threshold": 3.0}
     expected = {"q0": "", "q1": "", "q2": "", "q3": "Rome", "q4": "Rome", "q5": "王"}
-    assert read(with_unanswerable, "predictions") == expected
-    assert read(with_unanswerable, "nbest")["q0"][0]["text"] == ""
+    assert read(with_unanswerable, "predictions/predictions") == expected
+    assert read(with_unanswerable, "predictions/nbest")["q0"][0]["text"] == ""
 
 
 def test_scores_of_test_validation_and_the_untrained_model_stand_side_by_side(
@@ -128,7 +128,7 @@ def test_without_unanswerable_questions_no_answer_is_empty(tmp_path: Path) -> No
     run = made(tmp_path, rows, outputs)
     stage.main(run)
     assert read(run, "tuned") == {"null_threshold": None}
-    assert set(read(run, "predictions").values()) == {"Rome"}
+    assert set(read(run, "predictions/predictions").values()) == {"Rome"}
     assert read(run, "metrics")["test"]["NoAns"]["f1"] is None
     assert "best_f1" not in read(run, "metrics")["test"]
 
