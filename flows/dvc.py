@@ -76,6 +76,7 @@ class Project:
         from dvc.repo import Repo
 
         self.root = root
+        self._seen: list[tuple[int, int] | None] = []
         try:
             self._repo = Repo(str(root), _wait_for_lock=True)
             self._mend()
@@ -88,7 +89,7 @@ class Project:
         from dvc.exceptions import DvcException
 
         try:
-            self._repo._reset()
+            self._look_again()
             graph, stages = self._repo.index.graph, self._repo.index.stages
         except DvcException as error:
             raise InputError(Fault("dvc.yaml", f"DVC cannot read the graph: {error}", SHOWS)) from error
@@ -101,8 +102,8 @@ class Project:
     def changes(self, stage: str) -> list[str]:
         """Why `stage` would run now, in words; empty where nothing of it has changed."""
         with self._repo.lock:
-            self._repo._reset()
-            loaded = self._repo.stage.load_one(str(self.root / "dvc.yaml"), stage)
+            self._look_again()
+            loaded = next(known for known in self._repo.index.stages if getattr(known, "name", None) == stage)
             found: list[Any] = loaded.status().get(loaded.addressing, [])
             if found and not any(part.hash_info for part in (*loaded.deps, *loaded.outs)):
                 return ["it has not run yet"]
@@ -113,6 +114,15 @@ class Project:
             else:
                 words += [f"{what} {state}" for states in entry.values() for what, state in _flat(states)]
         return words
+
+    def _look_again(self) -> None:
+        """Have DVC read its files again if they have changed: reading them is most of what a look at a stage costs."""
+        files = [self.root / name for name in ("dvc.yaml", "params.yaml", "dvc.lock")]
+        marks = [path.stat() if path.exists() else None for path in files]
+        seen = [mark and (mark.st_mtime_ns, mark.st_size) for mark in marks]
+        if seen != self._seen:
+            self._repo._reset()
+            self._seen = seen
 
     def remote(self) -> str | None:
         """The name of DVC's default remote, or None."""

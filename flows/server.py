@@ -58,6 +58,8 @@ class Server:
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
             )
+            for name in ("NO_PROXY", "no_proxy"):  # a proxy knows nothing of a server on this machine
+                os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
             os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{door.getsockname()[1]}/api"
             os.environ["PREFECT_API_AUTH_STRING"] = password
         # Registered before Prefect registers its own last acts, so it comes after them: they need the server.

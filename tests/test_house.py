@@ -155,3 +155,16 @@ def test_the_repository_names_no_registry_and_no_path_of_a_machine():
         text = path.read_text(encoding="utf-8", errors="replace")
         assert not hosts.search(text), f"{name}: {hosts.search(text)}"
         assert not paths.search(text), f"{name}: {paths.search(text)}"
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))], ids=lambda p: p.name
+)
+def test_every_parameter_that_dvc_tracks_is_in_every_entry(path):
+    entries = YAML(typ="safe").load(path.read_text())
+    for name, entry in entries.get("pipelines", entries).items():
+        for parameter in {p for stage in GRAPH.values() for p in stage["do"]["params"]}:
+            value = {"pipelines": {"${key}": entry}}
+            for key in parameter.split("."):
+                assert key in value, f"{name} lacks {parameter}"
+                value = value[key]

@@ -66,7 +66,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         ("epochs: 3", "epochs: -3", "input should be greater than 0, not -3"),
         ("epochs: 3", "epochs: true", "input should be a valid integer, not True"),
         ("learning_rate: 2e-4", "learning_rate: -2e-4", "input should be greater than 0, not -0.0002"),
-        ("learning_rate: 2e-4", "learning_rate: .nan", "input should be less than 1, not nan"),
+        ("learning_rate: 2e-4", "learning_rate: .nan", "input should be a finite number, not nan"),
         ("min_rows: 100", "min_rows: -1", "input should be greater than 0, not -1"),
         ("mojibake: true", "mojibake: 1", "input should be a valid boolean, not 1"),
         ("null_threshold: tune", "null_threshold: tuned", "input should be 'tune' or a valid number, not 'tuned'"),

@@ -420,3 +420,12 @@ def test_the_loss_of_evaluation_is_weighted_by_example_and_not_by_batch(tiny, tm
         raw_outputs(model, part, file, tokenizer, Evaluation(batch_size=size), "float32")[1] for size in (1, 7, 40)
     ]
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
+
+
+def test_a_training_that_had_ended_early_when_it_was_killed_still_leaves_its_curves(tiny, tmp_path):
+    settings = Training(epochs=20, batch_size=8, learning_rate=0.5, early_stopping=1, warmup=0.0)
+    ended = run_training(tiny, tmp_path, settings)
+    shutil.rmtree(tmp_path / "live")
+    assert run_training(tiny, tmp_path, settings).facts == ended.facts
+    assert (tmp_path / "live" / "metrics.json").is_file()
+    assert (tmp_path / "live" / "plots" / "metrics" / "validation" / "loss.tsv").is_file()

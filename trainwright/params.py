@@ -29,7 +29,7 @@ NATURAL = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """One section of params.yaml: immutable, strict about types, closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Source(Section):
@@ -98,7 +98,7 @@ class Training(Section):
     accumulation: POSITIVE = 1
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
     schedule: Literal["linear", "cosine"] = "linear"
-    warmup: SHARE = 0.1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -126,7 +126,7 @@ class Pipeline(Section):
     """One pipeline. The sections typed `Any` are the task's; they are checked against its own classes."""
 
     task: str
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
     base_model: str
     source: Source
     ingestion: Ingestion
@@ -305,7 +305,8 @@ def _lines(path: Path) -> dict[tuple[Any, ...], int]:
     def walk(node: Any, where: tuple[Any, ...]) -> None:
         if isinstance(node, Mapping) and hasattr(node, "lc"):
             for key, value in node.items():
-                found[(*where, key)] = node.lc.key(key)[0] + 1
+                if key in (node.lc.data or {}):  # a key merged in by `<<` has no line of its own
+                    found[(*where, key)] = node.lc.key(key)[0] + 1
                 walk(value, (*where, key))
 
     walk(YAML(typ="rt").load(path.read_text(encoding="utf-8-sig")), ())

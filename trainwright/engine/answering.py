@@ -79,6 +79,7 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
         aside.rename(target)
     finally:
         aside.unlink(missing_ok=True)
+    target.with_name(f"{target.name}.quarantine.jsonl").unlink(missing_ok=True)
     if faults:
         lines = [json.dumps(asdict(fault)) + "\n" for fault in faults]
         layout.write_file(target.with_name(f"{target.name}.quarantine.jsonl"), "".join(lines))

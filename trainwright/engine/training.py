@@ -1,5 +1,6 @@
 """Fine-tuning under transformers' Trainer: resumable to the bit, stopped at the first loss that is no number."""
 
+import gc
 import json
 import math
 import platform
@@ -58,17 +59,19 @@ def train(job: Job) -> Trained:
     machine = {"threads": torch.get_num_threads(), "precision": precision, "device": _device()}
     batch, accumulation = job.params.batch_size, job.params.accumulation
     for attempt in range(SMALLER_BATCHES + 1):
-        trainer = _trainer(job, machine, batch, accumulation)
+        trainer = _trainer(job, {**machine, "batch_size": batch}, batch, accumulation)
         try:
             trainer.resume_or_start()
-            return Trained(trainer.best_weights(), {**machine, **trainer.facts(), "batch_size": batch})
+            return Trained(trainer.best_weights(), {**trainer.machine, **trainer.facts()})
         except torch.OutOfMemoryError as error:
             if attempt == SMALLER_BATCHES or batch == 1:
                 raise MachineryError(f"The device ran out of memory at a batch of {batch}: {error}") from error
-            batch, accumulation = batch // 2, accumulation * 2
-            print(f"training: out of memory; trying a batch of {batch}, accumulated {accumulation} times", flush=True)
-            del trainer
-            torch.cuda.empty_cache()
+        # Out here the exception no longer holds the frames, and with them the model, in memory.
+        del trainer
+        gc.collect()
+        torch.cuda.empty_cache()
+        batch, accumulation = batch // 2, accumulation * 2
+        print(f"training: out of memory; trying a batch of {batch}, accumulated {accumulation} times", flush=True)
     raise AssertionError("unreachable")
 
 
@@ -102,6 +105,7 @@ def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -
         disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.cuda.is_available(),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # the stock trainer would multiply the batch by the devices it sees
     return _Trainer(job, model, arguments, machine)
 
 
@@ -156,7 +160,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             data_collator=lambda features: job.part.collate(features, job.tokenizer, True),
         )
         self.remove_callback(transformers.PrinterCallback)
-        self.add_callback(_Progress(self))
+        self.progress = _Progress(self)
+        self.add_callback(self.progress)
 
     def resume_or_start(self) -> None:
         """Train to the end, from the newest whole checkpoint made on this kind of machine if there is one."""
@@ -174,6 +179,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         print(f"training: going on from {folder.name}", flush=True)
         if self.ended_early():
             self.state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            self.progress.on_train_begin(self.args, self.state, self.control)
+            self.progress.on_train_end(self.args, self.state, self.control)
             return
         self.train(resume_from_checkpoint=str(folder))
 
