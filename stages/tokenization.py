@@ -66,7 +66,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]  # what is no such file fails later, oddly
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # `tokenizers` raises the bare class
+        if isinstance(error, MemoryError):
+            raise
         reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
 

@@ -176,3 +176,20 @@ def test_a_commit_that_the_hub_does_not_have_is_an_input_error(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "could not be fetched" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("what", ["weights cut short", "no model type", "no such head"])
+def test_a_model_that_cannot_be_loaded_is_said_to_be(what, project):
+    from trainwright.engine.prediction import load_model
+
+    folder = project[0].root / "base"
+    config = json.loads((folder / "config.json").read_text())
+    if what == "weights cut short":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-20])
+    elif what == "no model type":
+        (folder / "config.json").write_text("{}")
+    else:
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
+    message = said(load_model, "AutoModelForQuestionAnswering", folder)
+    assert "cannot be loaded as AutoModelForQuestionAnswering" in message

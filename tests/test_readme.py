@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from trainwright import params, pins
+from stages import ingestion
+from trainwright import params, pins, process
+from trainwright.gates import certificate, runner
 from trainwright.layout import STAGES, Layout
 
 ROOT = Path(__file__).parent.parent
@@ -75,11 +77,16 @@ def test_the_one_edit_brings_a_file_of_ones_own(header, tmp_path):
     table = tmp_path / snippet["source"]["uri"]
     table.parent.mkdir(parents=True)
     names = "passage,query,span" if header else "a,b,c"
-    table.write_text(f"{names}\nThe Nile is in Africa.,Where is the Nile?,Africa\n")
+    lines = [f"The river number {n} is in Africa.,Where is the river number {n}?,Africa" for n in range(120)]
+    table.write_text("\n".join([names, *lines]) + "\n")
     layout = Layout(tmp_path, "sample-qa")
     pipeline = params.load(layout.params).pipeline("sample-qa")
     if header:
-        assert pins.refresh(layout, pipeline)[1]["rows"] == 1
+        assert pins.refresh(layout, pipeline)[1]["rows"] == 120
+        run = process.Run(layout, pipeline)
+        ingestion.main(run)
+        assert runner.run(layout, pipeline, "ingestion").passed
+        assert certificate.check(layout, pipeline, "ingestion") is None
     else:
         with pytest.raises(params.InputError, match="passage"):
             pins.refresh(layout, pipeline)

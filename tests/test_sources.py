@@ -461,3 +461,20 @@ def test_a_span_stands_where_python_finds_it(cases: list[tuple[str, str, int]]) 
     expected = [start >= 0 and context[start : start + len(text)] == text for context, text, start in cases]
     found = rows.stands(contexts, pa.array(range(len(cases))).to_numpy(), pa.array(starts).to_numpy(), texts)
     assert found.tolist() == expected
+
+
+def test_categorical_columns_of_parquet_are_text(tmp_path):
+    columns = {"context": [CONTEXT] * 2, "question": ["Whom?", "Who left?"], "answer": ["Bob in Rome", "Ann"]}
+    pq.write_table(pa.table({k: pa.array(v).dictionary_encode() for k, v in columns.items()}), tmp_path / "t.parquet")
+    table = sources.read(Source(uri="t.parquet", format="parquet"), tmp_path, rows.COLUMNS)
+    found, faults = rows.from_source(table, "t.parquet")
+    assert faults == []
+    assert found["question"].to_pylist() == columns["question"]
+    assert found["answer_start"].to_pylist() == [[8], [0]]
+
+
+def test_a_key_written_twice_deep_down_is_refused_in_words(tmp_path):
+    deep = "[" * 900 + '{"a": 1, "a": 2}' + "]" * 900
+    (tmp_path / "deep.json").write_text(deep)
+    with pytest.raises(InputError, match=r"deep\.json"):
+        sources.read(Source(uri="deep.json", format="squad"), tmp_path, rows.COLUMNS)

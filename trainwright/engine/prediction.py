@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from trainwright.engine.batching import FeatureTable, longest_first
+from trainwright.errors import Fault, InputError
 
 
 def resolve_precision(wanted: str) -> str:
@@ -34,13 +35,19 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
 def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> Any:
     """A model in float32 from a local folder: safetensors alone, no code but transformers' own.
 
+    Raises InputError for a folder that transformers cannot load as `auto_class`.
+
     `dropout` replaces the rate of every dropout that the configuration names. A head that the folder
     has no weights for is drawn from torch's random state: seed it first.
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(folder, auto_class, error) from error
     if dropout is not None:
         for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "pdrop"))]:
             setattr(config, name, dropout)
@@ -57,8 +64,17 @@ def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> A
             local_files_only=True,
             trust_remote_code=False,
         )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _unloadable(folder, auto_class, error) from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _unloadable(folder: Path, auto_class: str, error: Exception) -> InputError:
+    reason = f"it cannot be loaded as {auto_class} ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    return InputError(Fault(str(folder), reason, "Copy the model folder again, or choose another base_model."))
 
 
 def forward(

@@ -16,6 +16,7 @@ def read(path: Path, file: str, columns: Columns) -> Records:
         with pq.ParquetFile(path) as parquet:
             found = parquet.schema_arrow.names
             table = parquet.read([name for name in columns if name in found])
+            table.validate(full=True)  # text that is not UTF-8 would be read without a word
     except (pa.ArrowInvalid, OSError) as error:
         reason = f"not a whole Parquet file ({str(error).splitlines()[0]})"
         raise InputError(Fault(file, reason, "Fetch the file again, or change the format.")) from None

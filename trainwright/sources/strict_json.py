@@ -71,4 +71,6 @@ def _object_of_error(text: str) -> int | None:
         decoder.decode(text)
     except _RefusedError as error:
         return error.at
+    except RecursionError:  # this reading is in Python, and gives up at less depth than the first
+        return None
     return None

@@ -82,6 +82,9 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     Raises InputError where a column is missing.
     """
     _require(table, file, answered)
+    for place, name in enumerate(table.column_names):  # a categorical column of pandas, say
+        if name != "context" and pa.types.is_dictionary(table.schema.field(name).type):
+            table = table.set_column(place, name, table.column(name).cast(pa.string()))
     table, contexts, codes = _adjacent(table)
     faulty = _Faulty()
     _check_values(table, contexts, codes, faulty)
