@@ -87,7 +87,9 @@ def main(run: process.Run) -> None:
     from trainwright.engine import base_model
 
     splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
-    tokenizer = load_tokenizer(base_model.resolve(run.layout, run.params))
+    base = base_model.resolve(run.layout, run.params)
+    tokenizer = load_tokenizer(base)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, base_model.longest_input(base))
     task.check_tokenizer(tokenizer, params)
     rows, faults, misaligned = 0, [], [pa.array([], pa.string())]
     with layout.writing(run.layout.stage("tokenization")) as folder:

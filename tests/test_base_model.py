@@ -193,3 +193,14 @@ def test_a_model_that_cannot_be_loaded_is_said_to_be(what, project):
         (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
     message = said(load_model, "AutoModelForQuestionAnswering", folder)
     assert "cannot be loaded as AutoModelForQuestionAnswering" in message
+
+
+def test_the_longest_input_is_that_of_the_models_positions(project, tmp_path):
+    assert base_model.longest_input(project[0].root / "base") == 512
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert base_model.longest_input(tmp_path) == sys.maxsize
+
+
+def test_a_stage_without_a_pipeline_says_how_it_is_called():
+    done = subprocess.run([sys.executable, "-m", "stages.cleaning"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "usage: python -m stages.cleaning PIPELINE\n")

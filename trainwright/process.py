@@ -60,6 +60,9 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
     flow in the layout's `failure` file.
     """
     die_with_parent()
+    if len(sys.argv) < 2:
+        print(f"usage: python -m stages.{name} PIPELINE", file=sys.stderr)
+        sys.exit(2)
     pipeline = sys.argv[-1]
     run_layout = Layout(Path.cwd(), pipeline)
     failure = run_layout.failure(name)

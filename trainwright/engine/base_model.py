@@ -7,6 +7,7 @@ SHA-256, so that a folder that changed or a package that was upgraded is noticed
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainwright.params import Pipeline
 
 LOADED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
+CARD = "README.md"  # for the licence alone: it is not pinned
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -95,13 +97,19 @@ def _version(uri: str) -> str | None:
 
 def _licence(folder: Path) -> str:
     """The licence that the model's own card states, or "unknown"."""
-    card = folder / "README.md"
+    card = folder / CARD
     if not card.is_file():
         return "unknown"
     from huggingface_hub import RepoCard
 
     data: Any = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
     return str(data.get("license") or "unknown")
+
+
+def longest_input(folder: Path) -> int:
+    """The most tokens that the model has positions for, by its config.json; sys.maxsize where it sets no limit."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("max_position_embeddings") or sys.maxsize)
 
 
 def _package(name: str) -> Path:
@@ -123,7 +131,9 @@ def _hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*LOADED, *TOKENIZER]))
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=[*LOADED, *TOKENIZER, CARD])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = f"{repository} at {revision or 'its newest revision'} could not be fetched: {type(error).__name__}"
         remedy = "Check the name, the commit and the network; offline, use a folder that holds the model."
