@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright import sources
-from trainwright.params import Source
+from trainwright.core.params import Source
 from trainwright.tasks.qa import rows, scores
 from trainwright.tasks.qa.params import Postprocessing
 

@@ -27,8 +27,8 @@ def windows(data: Path, count: int) -> tuple[pa.Table, Any, Path]:
     from transformers import AutoTokenizer
 
     from trainwright import sources
+    from trainwright.core.params import Source
     from trainwright.engine import base_model
-    from trainwright.params import Source
     from trainwright.tasks.qa import features, rows
     from trainwright.tasks.qa.params import Tokenization
 
@@ -64,9 +64,9 @@ def loop(model: Any, batches: list[dict[str, Any]], precision: str) -> float:
 
 def engine(table: pa.Table, tokenizer: Any, base: Path) -> float:
     """Seconds of our training of one epoch, all included but reading the model."""
+    from trainwright.core.params import Training
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.training import Job, train
-    from trainwright.params import Training
     from trainwright.tasks.qa import model as part
 
     params = Training(epochs=1, batch_size=BATCH, checkpoint_every=10_000)

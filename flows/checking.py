@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from flows import dvc, pinning
 from trainwright import pins, sources
+from trainwright.core.errors import Fault, InputError, TrainwrightError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
 from trainwright.engine import base_model
-from trainwright.errors import Fault, InputError, TrainwrightError
-from trainwright.layout import Layout
-from trainwright.params import Pipeline
 
 ROOM_PER_MODEL = 12  # weights, optimizer and gradients of three checkpoints, two models, and copies in DVC's cache
 ROOM_PER_SOURCE = 20  # rows of every stage, features, and copies in DVC's cache

@@ -13,11 +13,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainwright.errors import Fault, InputError, MachineryError, TrainwrightError
-from trainwright.layout import Layout, find_root
+from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
+from trainwright.core.layout import Layout, find_root
 
 if TYPE_CHECKING:
-    from trainwright.params import Params
+    from trainwright.core.params import Params
 
 INTERRUPTED = 130
 SHOWN = 10
@@ -156,7 +156,7 @@ def _root() -> Path:
 def _project(name: str | None) -> tuple[Path, "Params", list[str]]:
     """Root, parameters, and the pipelines that are meant: `name`, or all."""
     root = _root()
-    from trainwright import params
+    from trainwright.core import params
 
     loaded = params.load(root / "params.yaml")
     if name is not None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwright import layout, process
-from trainwright.errors import Fault, InputError, MachineryError
+from trainwright.core import layout, process
+from trainwright.core.errors import Fault, InputError, MachineryError
 
 POLL = 0.2  # seconds between two looks at a silent process
 SKIPPED = re.compile(r"^(Stage )?'.*' didn't change, skipping$")

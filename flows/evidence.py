@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trainwright.layout import Layout
+from trainwright.core.layout import Layout
 
 SETS = {"test": "test", "validation": "validation", "untrained": "untrained, on test"}
 NAMES = {"exact": "exact match", "f1": "F1"}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trainwright import pins
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
 from trainwright.engine import base_model
-from trainwright.layout import Layout
-from trainwright.params import Pipeline
 
 
 def ensure(layout: Layout, params: Pipeline) -> list[str]:

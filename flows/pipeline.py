@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import State, StateType
 
 from flows import dvc, evidence
 from flows.terminal import Terminal, duration
-from trainwright.errors import MachineryError, RefusedError
-from trainwright.layout import Layout
-from trainwright.params import Operation
+from trainwright.core.errors import MachineryError, RefusedError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Operation
 
 DONE = ("Completed", "Cached", "Skipped")
 SAID_NO = (1, 2)  # a gate's or an input's no is the same at a second try

@@ -5,8 +5,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from trainwright import layout, params
-from trainwright.errors import Fault, InputError, nearest
+from trainwright.core import layout, params
+from trainwright.core.errors import Fault, InputError, nearest
 
 
 def add(root: Path, recipe: str, name: str | None = None) -> str:

@@ -18,8 +18,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from trainwright import process
-from trainwright.errors import MachineryError
+from trainwright.core import process
+from trainwright.core.errors import MachineryError
 
 DEADLINE = 180  # seconds; a first start on a slow machine makes the database
 QUIET = {

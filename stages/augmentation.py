@@ -8,8 +8,9 @@ Writes rows.parquet: every row that came in, and after it its children.
 import numpy as np
 import pyarrow as pa
 
-from trainwright import layout, process, tables, tasks
-from trainwright.params import Augmentation
+from trainwright import tables
+from trainwright.core import layout, process, tasks
+from trainwright.core.params import Augmentation
 from trainwright.tasks.interface import Rows
 from trainwright.text.augmentation import children, passages
 

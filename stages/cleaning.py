@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import layout, process, tables, tasks
-from trainwright.params import Cleaning
+from trainwright import tables
+from trainwright.core import layout, process, tasks
+from trainwright.core.params import Cleaning
 from trainwright.tasks.interface import Rows
 from trainwright.text.cleaning import Cleaned, clean_rows, drop
 from trainwright.text.duplicates import preference, repeated

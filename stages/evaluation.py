@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainwright import layout, process, tables, tasks
-from trainwright.process import Run
+from trainwright import tables
+from trainwright.core import layout, process, tasks
+from trainwright.core.process import Run
 
 
 def evaluation(

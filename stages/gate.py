@@ -5,9 +5,9 @@ python -m stages.gate cleaning sample-qa
 
 import sys
 
-from trainwright import process
+from trainwright.core import process
+from trainwright.core.layout import STAGES
 from trainwright.gates import runner
-from trainwright.layout import STAGES
 
 
 def main(run: process.Run) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from trainwright import layout, pins, process, sources, tables, tasks
+from trainwright import pins, sources, tables
+from trainwright.core import layout, process, tasks
 
 
 def ingestion(rows: pa.Table, limit: int | None, identity: tuple[str, ...]) -> pa.Table:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainwright import layout, process, tables, tasks
-from trainwright.params import Pipeline
+from trainwright import tables
+from trainwright.core import layout, process, tasks
+from trainwright.core.params import Pipeline
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Writes index.html and model/ (the trained model with its card and settings).
 """
 
-from trainwright import layout, process
-from trainwright.process import Run
+from trainwright.core import layout, process
+from trainwright.core.process import Run
 from trainwright.report import facts as evidence
 from trainwright.report import page, publish
 from trainwright.report.facts import Facts

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import layout, process, tables, tasks
-from trainwright.errors import Fault, InputError
+from trainwright import tables
+from trainwright.core import layout, process, tasks
+from trainwright.core.errors import Fault, InputError
 from trainwright.tasks.interface import Features
 
 CHARACTERS = 4_000_000  # of text that are tokenized at a time, so that long contexts do not fill the memory

@@ -1,7 +1,7 @@
 """Fine-tune the base model on the train split's features: `python -m stages.training NAME`."""
 
-from trainwright import layout, process, tasks
-from trainwright.process import Run
+from trainwright.core import layout, process, tasks
+from trainwright.core.process import Run
 
 
 def main(run: Run) -> None:

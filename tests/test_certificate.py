@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from trainwright import layout, params
-from trainwright.errors import RefusedError
-from trainwright.gates import certificate
-from trainwright.layout import Layout
-from trainwright.params import Pipeline
+from trainwright.core import certificate, layout, params
+from trainwright.core.errors import RefusedError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stages.cleaning import cleaning, stream
-from trainwright import tables, tasks
-from trainwright.params import Cleaning
+from trainwright import tables
+from trainwright.core import tasks
+from trainwright.core.params import Cleaning
 from trainwright.text.cleaning import clean_text
 from trainwright.text.duplicates import preference, repeated
 

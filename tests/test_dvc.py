@@ -8,7 +8,7 @@ import pytest
 from conftest import Toy, processes_in, wait
 
 from flows import dvc
-from trainwright.errors import InputError
+from trainwright.core.errors import InputError
 
 COPY = {"cmd": "cat in.txt && cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]}
 DRIVER = """

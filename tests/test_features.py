@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from trainwright.errors import InputError
+from trainwright.core.errors import InputError
 from trainwright.tasks.qa import features as part
 from trainwright.tasks.qa.params import Tokenization
 

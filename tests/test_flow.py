@@ -12,8 +12,8 @@ from conftest import ROOT, Toy, processes_in, wait
 
 from flows import dvc
 from flows.terminal import Terminal, duration
-from trainwright.layout import Layout
-from trainwright.params import Operation
+from trainwright.core.layout import Layout
+from trainwright.core.params import Operation
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

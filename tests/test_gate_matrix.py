@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from trainwright import layout, params, pins, tables
-from trainwright.gates import certificate
-from trainwright.layout import Layout
+from trainwright import pins, tables
+from trainwright.core import certificate, layout, params
+from trainwright.core.layout import Layout
 
 pytestmark = pytest.mark.slow
 

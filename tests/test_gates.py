@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainwright import params, tables
-from trainwright.errors import RefusedError
-from trainwright.gates import certificate, runner
+from trainwright import tables
+from trainwright.core import certificate, params, runner
+from trainwright.core.errors import RefusedError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
 from trainwright.gates.promises import Promise, ids_unique, misplaced, share
-from trainwright.layout import Layout
-from trainwright.params import Pipeline
 from trainwright.tasks.qa import rows
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from trainwright import tasks
-from trainwright.layout import STAGES
-from trainwright.params import Pipeline
+from trainwright.core import tasks
+from trainwright.core.layout import STAGES
+from trainwright.core.params import Pipeline
 
 ROOT = Path(__file__).parent.parent
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -44,8 +44,14 @@ def imports(file: str) -> set[str]:
             names = [f"trainwright.tasks.{task}.{part.value}" for task in tasks.names()]
         for name in names:
             parents = [name.rsplit(".", n)[0] for n in range(name.count(".") + 1)]
-            found |= {path for parent in parents if (path := module_file(parent))}
+            found |= {path for parent in parents if (path := module_file(parent)) and does_something(path)}
     return found
+
+
+@functools.cache
+def does_something(file: str) -> bool:
+    """Whether there is more in a file than a docstring, so that what imports it depends on it."""
+    return bool(ast.parse((ROOT / file).read_text()).body[1:])
 
 
 @functools.cache
@@ -72,6 +78,13 @@ def closure(file: str) -> set[str]:
 
 def as_dep(file: str) -> str:
     return re.sub(r"^trainwright/tasks/[a-z0-9_]+/", f"trainwright/tasks/{TASK}/", file)
+
+
+def test_the_core_is_what_every_stage_imports_and_nothing_else():
+    core = {f"trainwright/core/{path.name}" for path in (ROOT / "trainwright" / "core").glob("*.py")}
+    core = {file for file in core if does_something(file)}
+    used_by_all = set.intersection(*(closure(code_of(stage)) for stage in GRAPH))
+    assert core == {file for file in used_by_all if not file.startswith("trainwright/tasks/")}
 
 
 def covered(file: str, deps: list[str]) -> bool:

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import ingestion as stage
-from trainwright import params, pins, process
-from trainwright.errors import InputError
-from trainwright.layout import Layout
-from trainwright.params import Source
+from trainwright import pins
+from trainwright.core import params, process
+from trainwright.core.errors import InputError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Source
 from trainwright.tasks.qa import rows
 
 ROOT = Path(__file__).parent.parent

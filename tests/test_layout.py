@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright.layout import digest, find_root, write_file, writing
+from trainwright.core.layout import digest, find_root, write_file, writing
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +35,7 @@ def test_a_block_that_fails_leaves_the_old_folder_and_no_other(tmp_path):
 
 def test_what_a_killed_writer_left_is_invisible_and_swept_by_the_next(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from trainwright.layout import writing\n"
+        "import os, signal, sys; from pathlib import Path; from trainwright.core.layout import writing\n"
         "with writing(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'rows').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

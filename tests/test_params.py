@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwright import params
-from trainwright.errors import Fault, InputError
+from trainwright.core import params
+from trainwright.core.errors import Fault, InputError
 
 ROOT = Path(__file__).parent.parent
 GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from fixtures.hub import Hub, serving
 
-from trainwright import params, pins
-from trainwright.errors import Fault, InputError
-from trainwright.layout import Layout, digest
-from trainwright.params import Pipeline
+from trainwright import pins
+from trainwright.core import params
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.layout import Layout, digest
+from trainwright.core.params import Pipeline
 
 ROOT = Path(__file__).parent.parent
 CSV = "id,context,question,answer\n1,Ann met Bob.,Whom?,Bob\n2,Ann met Bob.,Who?,Ann\n"
@@ -164,9 +165,10 @@ STEPS = """
 import json, sys
 from pathlib import Path
 from stages import ingestion
-from trainwright import params, pins, process
-from trainwright.errors import TrainwrightError
-from trainwright.layout import Layout
+from trainwright import pins
+from trainwright.core import params, process
+from trainwright.core.errors import TrainwrightError
+from trainwright.core.layout import Layout
 for step in sys.argv[1:]:
     layout = Layout(Path.cwd() / Path(step).parent, "sample-qa")
     try:

@@ -14,10 +14,10 @@ import pytest
 
 from stages import postprocessing as stage
 from stages.tokenization import load_tokenizer
-from trainwright import params, process, tables
-from trainwright.errors import RefusedError
-from trainwright.gates import certificate
-from trainwright.layout import Layout, digest
+from trainwright import tables
+from trainwright.core import certificate, params, process
+from trainwright.core.errors import RefusedError
+from trainwright.core.layout import Layout, digest
 from trainwright.tasks.qa import features, model, predictions, scores
 from trainwright.tasks.qa.params import Postprocessing, Tokenization
 from trainwright.tasks.qa.rows import SCHEMA

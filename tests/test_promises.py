@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from trainwright import layout, params, tables
-from trainwright.gates import certificate, runner
-from trainwright.layout import STAGES, Layout
-from trainwright.params import Pipeline
+from trainwright import tables
+from trainwright.core import certificate, layout, params, runner
+from trainwright.core.layout import STAGES, Layout
+from trainwright.core.params import Pipeline
 from trainwright.tasks.qa import features, model, rows
 
 GROUPS = 12

@@ -9,9 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import ingestion
-from trainwright import params, pins, process
-from trainwright.gates import certificate, runner
-from trainwright.layout import STAGES, Layout
+from trainwright import pins
+from trainwright.core import certificate, params, process, runner
+from trainwright.core.layout import STAGES, Layout
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

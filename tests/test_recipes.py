@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 from flows import recipes
-from trainwright import params
-from trainwright.errors import InputError
+from trainwright.core import params
+from trainwright.core.errors import InputError
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from stages.report import main, report
-from trainwright import params, tables
-from trainwright.gates import certificate
-from trainwright.layout import Layout, digest
-from trainwright.process import Run
+from trainwright import tables
+from trainwright.core import certificate, params
+from trainwright.core.layout import Layout, digest
+from trainwright.core.process import Run
 from trainwright.report import card, examples, facts, plots
 from trainwright.tasks.qa import rows as qa
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainwright.tasks.qa import metrics, predictions, scores
+from trainwright.scoring import answers
+from trainwright.tasks.qa import predictions, scores
 from trainwright.tasks.qa.params import Postprocessing
 
 PARAMS = Postprocessing(bootstrap=200)
@@ -41,7 +42,7 @@ def predicted(
 
 
 def measured(golds: list[list[str]], given: list[str], language: str = "en") -> tuple[list[float], list[float]]:
-    exact, f1 = metrics.exact_and_f1(pa.chunked_array([given]), rows_of(golds)["answer_text"], language)
+    exact, f1 = answers.exact_and_f1(pa.chunked_array([given]), rows_of(golds)["answer_text"], language)
     return exact.tolist(), f1.tolist()
 
 
@@ -49,7 +50,7 @@ WORDS = st.lists(
     st.sampled_from(["the", "a", "An", "cat", "Cat's", "hat,", "é", "aé", "İ", "ΣΑΣ", "-", "\u00a0", "（x）", "3.5"]),
     max_size=5,
 ).map(" ".join)
-SOMETHING = WORDS.filter(metrics.normalise)  # torchmetrics scores a gold answer of nothing by v2.0's rule
+SOMETHING = WORDS.filter(answers.normalise)  # torchmetrics scores a gold answer of nothing by v2.0's rule
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,7 +148,7 @@ def official_best(scores_: list[float], differences: list[float], answerable: li
 def test_best_thresholds_are_those_of_the_official_script(rows: list[tuple[float, float, bool]]) -> None:
     values, differences, answerable = (list(column) for column in zip(*rows, strict=True))
     values = [value if some else 0.0 for value, some in zip(values, answerable, strict=True)]
-    found = metrics.best_threshold(np.array(values), np.array(differences), np.array(answerable))
+    found = answers.best_threshold(np.array(values), np.array(differences), np.array(answerable))
     assert found == official_best(values, differences, answerable)
 
 

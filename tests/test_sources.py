@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwright import sources
-from trainwright.errors import Fault, InputError
-from trainwright.params import Source
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.params import Source
 from trainwright.tasks.qa import rows
 
 CONTEXT = "Ann met Bob in Rome. Bob left."

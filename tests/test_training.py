@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainwright.core.errors import InputError, MachineryError
+from trainwright.core.layout import digest
+from trainwright.core.params import Training
 from trainwright.engine import checkpoints
 from trainwright.engine.batching import FeatureTable, SimilarLengths, longest_first
-from trainwright.errors import InputError, MachineryError
-from trainwright.layout import digest
-from trainwright.params import Training
 from trainwright.tasks.qa import model as part
 
 ROOT = Path(__file__).parent.parent
@@ -365,8 +365,8 @@ def test_raw_outputs_keep_the_best_places_of_the_context_alone(side, tiny, tmp_p
     import torch
     import transformers
 
+    from trainwright.core.params import Evaluation
     from trainwright.engine.prediction import raw_outputs
-    from trainwright.params import Evaluation
 
     torch.manual_seed(1)
     model = loaded(tiny)
@@ -410,8 +410,8 @@ def test_the_loss_of_evaluation_is_weighted_by_example_and_not_by_batch(tiny, tm
     """Windows of one length, since padding adds positions to the softmax of a span model."""
     import transformers
 
+    from trainwright.core.params import Evaluation
     from trainwright.engine.prediction import raw_outputs
-    from trainwright.params import Evaluation
 
     features(tmp_path / "even.arrow", 40, 4, lengths=(30, 30))
     model, file = loaded(tiny), FeatureTable.open(tmp_path / "even.arrow")

@@ -11,10 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainwright import sources, tasks
-from trainwright.errors import Fault, InputError
-from trainwright.layout import Layout, digest, write_file
-from trainwright.params import Pipeline, Source
+from trainwright import sources
+from trainwright.core import tasks
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.layout import Layout, digest, write_file
+from trainwright.core.params import Pipeline, Source
 from trainwright.sources import hub
 
 Pin = dict[str, Any]

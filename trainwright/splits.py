@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright import tables
-from trainwright.params import Splitting
+from trainwright.core.params import Splitting
 
 
 def declared_splits(splits: Iterable[pa.ChunkedArray]) -> set[str]:

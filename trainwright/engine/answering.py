@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainwright import layout, sources, tasks
+from trainwright import sources
+from trainwright.core import layout, tasks
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.params import Evaluation, Source
 from trainwright.engine import base_model
-from trainwright.errors import Fault, InputError
-from trainwright.params import Evaluation, Source
 
 SETTINGS = "trainwright.json"
 CHUNK = 2_000

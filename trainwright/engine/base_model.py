@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainwright import layout as layouts
-from trainwright.errors import Fault, InputError
-from trainwright.layout import Layout, digest
-from trainwright.params import Pipeline
+from trainwright.core import layout as layouts
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.layout import Layout, digest
+from trainwright.core.params import Pipeline
 
 LOADED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainwright.layout import digest, write_file
+from trainwright.core.layout import digest, write_file
 
 MANIFEST = "manifest.json"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from trainwright.core.errors import Fault, InputError
 from trainwright.engine.batching import FeatureTable, longest_first
-from trainwright.errors import Fault, InputError
 
 
 def resolve_precision(wanted: str) -> str:

@@ -16,10 +16,10 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.params import Training
 from trainwright.engine import checkpoints, prediction
 from trainwright.engine.batching import FeatureTable, SimilarLengths
-from trainwright.errors import Fault, InputError, MachineryError
-from trainwright.params import Training
 
 LOG_EVERY = 10
 SMALLER_BATCHES = 2

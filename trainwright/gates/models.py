@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from trainwright.core.layout import digest
 from trainwright.gates.promises import Checked, Promise, none_of, number, read_json
-from trainwright.layout import digest
 
 HARMLESS = {".safetensors", ".json", ".txt", ".md", ".model", ".jinja"}  # kinds that hold no code to run on loading
 EXPONENT = {"F64": (np.uint64, 0x7FF0 << 48), "F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00)}

@@ -15,12 +15,11 @@ from typing import Any
 import pandas as pd
 from pyarrow.lib import ArrowException
 
-from trainwright import tasks
-from trainwright.errors import RefusedError
-from trainwright.gates import certificate
+from trainwright.core import certificate, tasks
+from trainwright.core.errors import RefusedError
+from trainwright.core.layout import Layout, digest, write_file
+from trainwright.core.params import Pipeline
 from trainwright.gates.promises import Checked, Promise
-from trainwright.layout import Layout, digest, write_file
-from trainwright.params import Pipeline
 
 SHOWN = 5
 Question = tuple[

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables, tasks
-from trainwright.params import Pipeline
+from trainwright import tables
+from trainwright.core import tasks
+from trainwright.core.params import Pipeline
 from trainwright.tasks.interface import Rows
 
 AROUND = 160  # characters of a text that are shown on either side of a span

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright import tables
+from trainwright.core.errors import InputError
+from trainwright.core.layout import STAGES, Layout
+from trainwright.core.process import Run
 from trainwright.engine import base_model
-from trainwright.errors import InputError
-from trainwright.layout import STAGES, Layout
-from trainwright.process import Run
 from trainwright.report import examples
 from trainwright.report.examples import Mistake, Torn
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from trainwright.errors import Fault, InputError, nearest
-from trainwright.params import Source
+from trainwright.core.errors import Fault, InputError, nearest
+from trainwright.core.params import Source
 from trainwright.sources import delimited, hub, jsonl, parquet, squad
 from trainwright.sources.records import Columns, Records
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import Columns, Records, described
 from trainwright.tables import BATCH

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from trainwright.errors import Fault, InputError, MachineryError, nearest
-from trainwright.params import Source
+from trainwright.core.errors import Fault, InputError, MachineryError, nearest
+from trainwright.core.params import Source
 from trainwright.sources.parquet import numbered
 from trainwright.sources.records import Columns, Records, conformed
 from trainwright.tables import BATCH, SPLITS

@@ -4,7 +4,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-from trainwright.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError
 
 BOM = b"\xef\xbb\xbf"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainwright.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError
 from trainwright.sources.records import Columns, Records, conformed
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainwright.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError
 
 Columns = Mapping[str, Sequence[pa.DataType]]
 """The columns that are wanted, each with the types it may have; the first that fits is taken."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainwright.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import WORDS, Columns, Records, typed
 from trainwright.sources.strict_json import parse

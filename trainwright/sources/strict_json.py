@@ -4,7 +4,7 @@ import json
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
 
-from trainwright.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError
 
 
 class _RefusedError(ValueError):

@@ -8,12 +8,14 @@ the task's own; see `trainwright/tables.py`.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from trainwright.errors import Fault
-from trainwright.gates.promises import Checked, Promise
+from trainwright.core.errors import Fault
+
+if TYPE_CHECKING:
+    from trainwright.gates.promises import Checked, Promise
 
 
 @dataclass(frozen=True)
@@ -97,4 +99,4 @@ class Scores(Protocol):
 class Promises(Protocol):
     """One function a gate, named as the stage it follows: `def cleaning(checked, limits) -> Iterator[Promise]`."""
 
-    def __call__(self, checked: Checked, limits: Any) -> Iterator[Promise]: ...
+    def __call__(self, checked: "Checked", limits: Any) -> "Iterator[Promise]": ...

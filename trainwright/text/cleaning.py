@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright import tables
-from trainwright.params import Cleaning
+from trainwright.core.params import Cleaning
 from trainwright.tasks.interface import Text
 from trainwright.text import edits
 from trainwright.text.edits import Edit, Edited

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright.errors import Fault, InputError
-from trainwright.tasks.qa import spans
+from trainwright.core.errors import Fault, InputError
 from trainwright.tasks.qa.params import Tokenization
+from trainwright.text import spans
 
 Ints = NDArray[np.int64]
 

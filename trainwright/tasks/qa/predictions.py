@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright.tasks.qa import metrics, spans
+from trainwright.scoring import answers
 from trainwright.tasks.qa.params import Postprocessing
+from trainwright.text import spans
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -69,8 +70,8 @@ def tune(rows: pa.Table, outputs: pa.Table, params: Postprocessing, language: st
     if params.null_threshold != "tune":
         return {"null_threshold": params.null_threshold}
     found = predict(rows, outputs, params, {"null_threshold": 0.0})
-    _, f1 = metrics.exact_and_f1(found["answer"], rows["answer_text"], language)
-    return {"null_threshold": metrics.best_threshold(f1, found["score_difference"].to_numpy(), answerable)[1]}
+    _, f1 = answers.exact_and_f1(found["answer"], rows["answer_text"], language)
+    return {"null_threshold": answers.best_threshold(f1, found["score_difference"].to_numpy(), answerable)[1]}
 
 
 def untuned(tuned: dict[str, Any], params: Postprocessing) -> dict[str, Any]:

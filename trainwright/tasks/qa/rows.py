@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright import tables
-from trainwright.errors import Fault, InputError, nearest
+from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.tasks.interface import Text
 
 SCHEMA = pa.schema(

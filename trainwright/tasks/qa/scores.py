@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright.tasks.qa import metrics, spans
+from trainwright.scoring import answers
 from trainwright.tasks.qa.params import Postprocessing
+from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +48,7 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
     """Of every row its id, exact match and F1 (0 to 1) and prediction; `predictions` run parallel to `rows`."""
     if not rows["id"].equals(predictions["id"]):
         raise ValueError("predictions are not for these rows in this order")
-    exact, f1 = metrics.exact_and_f1(predictions["prediction"], rows["answer_text"], language)
+    exact, f1 = answers.exact_and_f1(predictions["prediction"], rows["answer_text"], language)
     return pa.table({"id": rows["id"], "exact": exact, "f1": f1, "prediction": predictions["prediction"]})
 
 
@@ -77,10 +78,10 @@ def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, langua
 def _best(rows: pa.Table, predictions: pa.Table, answerable: NDArray[np.bool_], language: str) -> dict[str, float]:
     """The best exact match and F1 that any threshold gives, and the thresholds, as the official script finds them."""
     differences = predictions["score_difference"].to_numpy()
-    pair = metrics.exact_and_f1(predictions["answer"], rows["answer_text"], language)
+    pair = answers.exact_and_f1(predictions["answer"], rows["answer_text"], language)
     found: dict[str, float] = {}
     for name, values in zip(("exact", "f1"), pair, strict=True):
-        best, threshold = metrics.best_threshold(values, differences, answerable)
+        best, threshold = answers.best_threshold(values, differences, answerable)
         found |= {f"best_{name}": _points(best), f"best_{name}_threshold": round(threshold, 6)}
     return found
 
@@ -148,7 +149,7 @@ def _answer_lengths(rows: pa.Table, language: str) -> Slice:
     """Words (characters where a language has no spaces) of the first gold answer."""
     has = pc.greater(pc.list_value_length(rows["answer_text"]), 0)
     first = pc.list_element(pc.if_else(has, rows["answer_text"], pa.scalar([""])), 0)
-    if language in metrics.UNSEGMENTED:
+    if language in answers.UNSEGMENTED:
         length, unit = pc.utf8_length(first).to_numpy(), "characters"
     else:
         length, unit = (

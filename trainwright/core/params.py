@@ -14,9 +14,9 @@ from pydantic_core import InitErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from trainwright import tasks
-from trainwright.errors import Fault, InputError, nearest
-from trainwright.layout import STAGES
+from trainwright.core import tasks
+from trainwright.core.errors import Fault, InputError, nearest
+from trainwright.core.layout import STAGES
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 SECTIONS = (*STAGES, "gates")

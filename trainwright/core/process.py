@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainwright import layout, params
-from trainwright.errors import Fault, InputError, TrainwrightError
-from trainwright.gates import certificate
-from trainwright.layout import Layout
-from trainwright.params import Pipeline
+from trainwright.core import certificate, layout, params
+from trainwright.core.errors import Fault, InputError, TrainwrightError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
 
 PR_SET_PDEATHSIG = 1
 

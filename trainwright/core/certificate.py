@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainwright.errors import RefusedError
-from trainwright.layout import Layout, digest, write_file
-from trainwright.params import Pipeline
+from trainwright.core.errors import RefusedError
+from trainwright.core.layout import Layout, digest, write_file
+from trainwright.core.params import Pipeline
 
 PACKAGE = Path(__file__).parent.parent
 REFUSED = "REFUSED"
