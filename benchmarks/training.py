@@ -37,7 +37,7 @@ def windows(data: Path, count: int) -> tuple[pa.Table, Any, Path]:
     table = sources.read(Source(uri=str(data.resolve()), format="squad"), Path.cwd(), rows.COLUMNS)
     taken, _ = rows.from_source(table, str(data))
     chosen = np.linspace(0, taken.num_rows - 1, min(count, taken.num_rows)).astype(int)
-    found, _ = features.features(taken.take(pa.array(chosen)), tokenizer, Tokenization(), str(data))
+    found, _ = features.features(taken.take(pa.array(chosen)), tokenizer, Tokenization(), str(data), {})
     return found.slice(0, count), tokenizer, base
 
 
@@ -72,7 +72,7 @@ def engine(table: pa.Table, tokenizer: Any, base: Path) -> float:
     params = Training(epochs=1, batch_size=BATCH, checkpoint_every=10_000)
     data = {"train": FeatureTable(table), "validation": FeatureTable(table.slice(0, BATCH))}
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(part, base, tokenizer, data, params, Path(folder) / "run", Path(folder) / "live")
+        job = Job(part, base, {}, tokenizer, data, params, Path(folder) / "run", Path(folder) / "live")
         started = time.perf_counter()
         train(job)
         return time.perf_counter() - started

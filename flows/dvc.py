@@ -61,7 +61,8 @@ def environment(root: Path) -> dict[str, str]:
     """What dvc runs in: this Python first, so that `python` in dvc.yaml is ours, and a site cache of our own."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     site = os.environ.get("DVC_SITE_CACHE_DIR", str(root / ".trainwright" / "dvc"))
-    return {**os.environ, "PATH": path, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "true"}
+    terminal = {process.TERMINAL: "1"} if sys.stdout.isatty() else {}
+    return {**os.environ, **terminal, "PATH": path, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "true"}
 
 
 class Project:

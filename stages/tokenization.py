@@ -2,8 +2,9 @@
 
     python -m stages.tokenization sample-qa
 
-Writes train, validation and test.arrow (Arrow streams of the task's features), quarantine.jsonl (rows that no
-window can hold), misaligned.parquet (rows whose labelled span does not decode to the answer) and tokenizer/.
+Writes train, validation and test.arrow (Arrow streams of the task's features), learned.json (what the train
+split tells, the labels for one), quarantine.jsonl (rows that no window can hold), misaligned.parquet (rows whose
+labels do not say the same once they are features) and tokenizer/.
 """
 
 import json
@@ -36,13 +37,13 @@ class Tokenized:
 
 
 def tokenization(
-    batches: Iterable[pa.Table], task: Features, tokenizer: Any, params: Any, file: str
+    batches: Iterable[pa.Table], task: Features, tokenizer: Any, params: Any, file: str, learned: dict[str, Any]
 ) -> Iterator[Tokenized]:
-    """Features of a split's rows, piece by piece; `params` is the tokenization section."""
+    """Features of a split's rows, piece by piece; `params` is the tokenization section, `learned` the train split's."""
     first = 0
     for batch in batches:
         for rows in _pieces(batch):
-            features, faults = task.features(rows, tokenizer, params, file)
+            features, faults = task.features(rows, tokenizer, params, file, learned)
             misaligned = task.misaligned(rows, features)
             places = pc.add(features["row"], pa.scalar(first, pa.int32()))
             features = features.set_column(features.schema.get_field_index("row"), "row", places)
@@ -74,11 +75,13 @@ def load_tokenizer(folder: Path) -> Any:
         raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
 
 
-def write(source: Path, target: Path, task: Features, tokenizer: Any, params: Any) -> Iterator[Tokenized]:
+def write(
+    source: Path, target: Path, task: Features, tokenizer: Any, params: Any, learned: dict[str, Any]
+) -> Iterator[Tokenized]:
     """Tokenize the rows of `source` into the Arrow stream `target`, handing on each piece once it is written."""
     with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, task.SCHEMA) as stream:
         for piece in tokenization(
-            tables.batches(source), task, tokenizer, params, f"{source.parent.name}/{source.name}"
+            tables.batches(source), task, tokenizer, params, f"{source.parent.name}/{source.name}", learned
         ):
             stream.write_table(piece.features)
             yield piece
@@ -92,11 +95,16 @@ def main(run: process.Run) -> None:
     tokenizer = load_tokenizer(base)
     tokenizer.model_max_length = min(tokenizer.model_max_length, base_model.longest_input(base))
     task.check_tokenizer(tokenizer, params)
+    learned = task.learn(tables.batches(splits / "train.parquet"), params)
     rows, faults, misaligned = 0, [], [pa.array([], pa.string())]
     with layout.writing(run.layout.stage("tokenization")) as folder:
+        text = json.dumps(learned, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "learned.json").write_text(text + "\n", encoding="utf-8")
         for split in tables.SPLITS:
             before, windows = rows, 0
-            for piece in write(splits / f"{split}.parquet", folder / f"{split}.arrow", task, tokenizer, params):
+            for piece in write(
+                splits / f"{split}.parquet", folder / f"{split}.arrow", task, tokenizer, params, learned
+            ):
                 rows += piece.rows
                 windows += piece.features.num_rows
                 faults += piece.faults

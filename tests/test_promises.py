@@ -15,9 +15,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from trainwright import tables
-from trainwright.core import certificate, layout, params, runner
+from trainwright.core import certificate, layout, params
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.params import Pipeline
+from trainwright.gates import runner
 from trainwright.tasks.qa import features, model, rows
 
 GROUPS = 12

@@ -10,8 +10,9 @@ from ruamel.yaml import YAML
 
 from stages import ingestion
 from trainwright import pins
-from trainwright.core import certificate, params, process, runner
+from trainwright.core import certificate, params, process
 from trainwright.core.layout import STAGES, Layout
+from trainwright.gates import runner
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

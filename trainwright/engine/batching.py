@@ -15,7 +15,8 @@ class FeatureTable:
     """A table of features, read row by row as numpy views.
 
     `lengths` are the token counts of all rows (int32). Indexing gives a dict of one row's columns:
-    numpy arrays for lists, int for numbers.
+    numpy arrays for lists, numbers for numbers; and its `draw`, which says how often the table has been gone
+    through before: an index past the end starts over with the next draw.
     """
 
     @classmethod
@@ -37,9 +38,10 @@ class FeatureTable:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        draw, index = divmod(index, len(self))
         chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
         row = int(index - self._starts[chunk])
-        return {name: column[row] for name, column in self._chunks[chunk].items()}
+        return {**{name: column[row] for name, column in self._chunks[chunk].items()}, "draw": draw}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several rows at once: what torch's DataLoader asks for."""
@@ -59,7 +61,7 @@ class _Column:
 
     def __getitem__(self, row: int) -> Any:
         if self._offsets is None:
-            return int(self._values[row])
+            return self._values[row].item()
         return self._values[self._offsets[row] : self._offsets[row + 1]]
 
     def lengths(self) -> NDArray[np.int32]:
@@ -84,7 +86,7 @@ class SimilarLengths:
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
+        return iter((self.order() + self._epoch * len(self._lengths)).tolist())
 
     def order(self) -> NDArray[np.int64]:
         """The indices of one epoch; the short last batch, if any, stays last."""

@@ -1,6 +1,6 @@
 """Running a model over features: precision, loading, forward passes, compact raw outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,16 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> Any:
+def load_model(
+    auto_class: str, folder: Path, settings: Mapping[str, Any] | None = None, dropout: float | None = None
+) -> Any:
     """A model in float32 from a local folder: safetensors alone, no code but transformers' own.
 
     Raises InputError for a folder that transformers cannot load as `auto_class`.
 
-    `dropout` replaces the rate of every dropout that the configuration names. A head that the folder
-    has no weights for is drawn from torch's random state: seed it first.
+    `settings` replace values of a base model's configuration; a head that the folder has no weights for, or
+    weights of another size, is drawn from torch's random state: seed it first. `dropout` replaces the rate of every
+    dropout that the configuration names.
     """
     import torch
     import transformers
@@ -48,6 +51,8 @@ def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> A
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable(folder, auto_class, error) from error
+    for name, value in (settings or {}).items():
+        setattr(config, name, value)
     if dropout is not None:
         for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "pdrop"))]:
             setattr(config, name, dropout)
@@ -63,6 +68,7 @@ def load_model(auto_class: str, folder: Path, dropout: float | None = None) -> A
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=settings is not None,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -101,17 +107,20 @@ def raw_outputs(
 ) -> tuple[pa.Table, float | None]:
     """The compact raw outputs of all features in the file's order, and their mean loss (None without labels).
 
-    `params` is the evaluation section. The loss is the mean over windows, computed without label smoothing.
+    `params` is the evaluation section. The loss is the mean over what the model predicts (windows, tokens),
+    computed without label smoothing.
     """
     import numpy as np
 
-    tables, order, total = [], [], 0.0
+    tables, order, total, count = [], [], 0.0, 0
     for indices, output, batch in forward(model, part, features, tokenizer, params.batch_size, precision, labels):
-        tables.append(part.outputs(output, batch, features.take(indices), params))
+        tables.append(part.outputs(model, output, batch, features.take(indices), params))
         order += indices
-        total += float(output.loss) * len(indices) if labels else 0.0
+        if labels:
+            _, weight = part.agreement(output, batch)
+            total, count = total + float(output.loss) * weight, count + weight
     if not tables:
         return part.OUTPUTS.empty_table(), None
     inverse = np.argsort(np.array(order), kind="stable")
     table = pa.concat_tables(tables).take(pa.array(inverse))
-    return table, total / len(order) if labels else None
+    return table, total / count if count else None

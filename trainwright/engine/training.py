@@ -3,10 +3,11 @@
 import gc
 import json
 import math
+import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.params import Training
+from trainwright.core.process import TERMINAL
 from trainwright.engine import checkpoints, prediction
 from trainwright.engine.batching import FeatureTable, SimilarLengths
 
@@ -27,12 +30,14 @@ SMALLER_BATCHES = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One training. `part` is the task's model part, `base` the base model's folder, `data` has the features of
-    "train" and "validation". Checkpoints and best weights lie in `run`, curves go to `live`.
+    """One training. `part` is the task's model part, `base` the base model's folder, `settings` what the data decide
+    of its configuration, `data` has the features of "train" and "validation". Checkpoints and best weights lie in
+    `run`, curves go to `live`.
     """
 
     part: Any
     base: Path
+    settings: Mapping[str, Any]
     tokenizer: Any
     data: dict[str, FeatureTable]
     params: Training
@@ -82,7 +87,7 @@ def _device() -> str:
 def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -> "_Trainer":
     params = job.params
     transformers.set_seed(params.seed)
-    model = prediction.load_model(job.part.AUTO_CLASS, job.base, params.dropout)
+    model = prediction.load_model(job.part.AUTO_CLASS, job.base, job.settings, params.dropout)
     freeze(model, params)
     arguments = TrainingArguments(
         output_dir=str(job.run),
@@ -102,7 +107,7 @@ def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=not (sys.stderr.isatty() or os.environ.get(TERMINAL)),
         use_cpu=not torch.cuda.is_available(),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # the stock trainer would multiply the batch by the devices it sees
@@ -159,6 +164,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             eval_dataset=job.data["validation"],
             data_collator=lambda features: job.part.collate(features, job.tokenizer, True),
         )
+        # Some models divide their loss by the examples of all accumulated batches and others do not: none is asked to.
+        self.model_accepts_loss_kwargs = False
         self.remove_callback(transformers.PrinterCallback)
         self.progress = _Progress(self)
         self.add_callback(self.progress)
@@ -227,21 +234,37 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            reason = f"the loss became {float(loss)} at step {self.state.global_step + 1}"
-            remedy = "Lower the learning rate, or lengthen the warm-up, or train in float32."
-            raise InputError(Fault("params.yaml", reason, remedy, field="training.learning_rate"))
+            raise _diverged(f"the loss became {float(loss)} at step {self.state.global_step + 1}")
         return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's own loss; with label smoothing (Szegedy et al., 2016) its targets' cross entropy, smoothed."""
+        if not self.params.label_smoothing:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        output = model(**inputs)
+        pairs = self.job.part.targets(output, inputs)
+        if not pairs:
+            reason, remedy = "the model names no classes that could be smoothed", "Set it to 0."
+            raise InputError(Fault("params.yaml", reason, remedy, field="training.label_smoothing"))
+        smoothing = self.params.label_smoothing
+        losses = [cross_entropy(logits, labels, label_smoothing=smoothing) for logits, labels in pairs]
+        loss = torch.stack(losses).mean()
+        return (loss, output) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss and agreement on validation; new best weights are kept at once."""
         total, right, count = 0.0, 0.0, 0
-        batch_size, precision = max(self.params.batch_size, 32), self.machine["precision"]
+        batch_size, precision = 2 * self.args.train_batch_size, self.machine["precision"]
         outputs = prediction.forward(
             self.model, self.job.part, self.job.data["validation"], self.job.tokenizer, batch_size, precision
         )
-        for indices, output, batch in outputs:
+        for _indices, output, batch in outputs:
             agreed, rows = self.job.part.agreement(output, batch)
-            total, right, count = total + float(output.loss) * len(indices), right + agreed, count + rows
+            total, right, count = total + float(output.loss) * rows, right + agreed, count + rows
+        if not math.isfinite(total):
+            raise _diverged(f"the validation loss became {total} at step {self.state.global_step}")
         metrics = {"eval_loss": total / max(count, 1), "eval_agreement": 100 * right / max(count, 1)}
         self.log(metrics)
         self._keep_if_best(metrics["eval_loss"])
@@ -263,6 +286,11 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         progress = {"best": self.best, "best_loss": self.best_loss, "stale": self.stale, "machine": self.machine}
         checkpoints.seal(folder, progress)
         checkpoints.prune(self.run_folder)
+
+
+def _diverged(reason: str) -> InputError:
+    remedy = "Lower the learning rate, or lengthen the warm-up, or train in float32."
+    return InputError(Fault("params.yaml", reason, remedy, field="training.learning_rate"))
 
 
 class _Progress(TrainerCallback):

@@ -105,6 +105,7 @@ class Facts:
     curves: dict[str, list[tuple[int, float]]]  # (step, value) of each metric that training logged
     losses: dict[str, float]
     metrics: dict[str, Any]
+    learned: dict[str, Any]
     tuned: dict[str, Any]
     mistakes: list[Mistake]
     wrong: int
@@ -139,6 +140,7 @@ def gather(run: Run) -> Facts:
         curves=dict(_curves(folders["training"] / "live" / "plots" / "metrics")),
         losses=_json(folders["evaluation"] / "losses.json"),
         metrics=metrics,
+        learned=_json(folders["tokenization"] / "learned.json"),
         tuned=_json(folders["postprocessing"] / "tuned.json"),
         mistakes=mistakes,
         wrong=wrong,

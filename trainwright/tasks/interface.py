@@ -5,7 +5,7 @@ Tables are Arrow. A row table has the columns `id`, `group` (rows of one group s
 the task's own; see `trainwright/tables.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,11 +51,21 @@ class Rows(Protocol):
 class Features(Protocol):
     SCHEMA: pa.Schema  # has `row` (int32, index into the split's rows) and `input_ids` (list<int32>)
 
+    def learn(self, train: Iterable[pa.Table], params: Any) -> dict[str, Any]:
+        """What the whole train split (its rows, piece by piece) must tell before any row becomes features, as JSON
+        values; it travels with the model. {} where there is nothing, the labels where rows have some.
+        """
+
     def check_tokenizer(self, tokenizer: Any, params: Any) -> None:
         """Raises InputError where the tokenizer cannot serve the task."""
 
-    def features(self, rows: pa.Table, tokenizer: Any, params: Any, file: str) -> tuple[pa.Table, list[Fault]]:
-        """Features of some rows (`row` counts from 0 within `rows`), and a Fault for each row that has none."""
+    def features(
+        self, rows: pa.Table, tokenizer: Any, params: Any, file: str, learned: Mapping[str, Any]
+    ) -> tuple[pa.Table, list[Fault]]:
+        """Features of some rows (`row` counts from 0 within `rows`), and a Fault for each row that has none.
+
+        Rows that are to be predicted have no gold: their features have labels that mean nothing.
+        """
 
     def misaligned(self, rows: pa.Table, windows: pa.Table) -> pa.Array:
         """The ids of the rows whose labels, read back through their features, are not exactly what the row says."""
@@ -63,15 +73,29 @@ class Features(Protocol):
 
 class Model(Protocol):
     AUTO_CLASS: str  # the name of the transformers class
+    OUTPUTS: pa.Schema  # of raw outputs; has `row`, as features have
+
+    def settings(self, learned: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the model's configuration the data decide, by transformers' names (id2label, problem_type, …)."""
 
     def collate(self, features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:
-        """Tensors of one padded batch."""
+        """Tensors of one padded batch.
+
+        A feature is its columns and `draw`, the epoch (0 in evaluation): what is drawn at random is drawn from
+        the feature's own content and its draw, so that a resumed run and another batch size draw the same.
+        """
+
+    def targets(self, output: Any, batch: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+        """Pairs of logits (n, classes) and the classes (n) that they should name, each pair weighing the same;
+        for label smoothing and distillation. [] where the model predicts no classes.
+        """
 
     def agreement(self, output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:
-        """How many of a batch's examples the model gets right, and how many there are: a quick validation score."""
+        """How many of a batch's predictions are right, a quick validation score, and how many there are, which
+        is also what the batch's loss weighs."""
 
-    def outputs(self, output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:
-        """Compact raw outputs of one batch, one row a feature, without logits."""
+    def outputs(self, model: Any, output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:
+        """Compact raw outputs of one batch, one row a feature, without logits; `model` is there to generate with."""
 
 
 class Predictions(Protocol):

@@ -9,7 +9,7 @@ The question always comes first, whichever side the tokenizer pads on. No paddin
 whoever collates a batch.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -103,7 +103,17 @@ def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
         raise InputError(Fault("params.yaml", reason, "Lower it.", field="tokenization.stride"))
 
 
-def features(rows: pa.Table, tokenizer: Any, params: Tokenization, file: str) -> tuple[pa.Table, list[Fault]]:
+def learn(train: Iterable[pa.Table], params: Tokenization) -> dict[str, Any]:  # noqa: ARG001
+    return {}
+
+
+def features(
+    rows: pa.Table,
+    tokenizer: Any,
+    params: Tokenization,
+    file: str,
+    learned: Mapping[str, Any],  # noqa: ARG001
+) -> tuple[pa.Table, list[Fault]]:
     """The windows of some rows, in row order (SCHEMA; `row` counts from 0), and a Fault for each row without any.
 
     A row has none where the question leaves its context so little room that windows could not advance.

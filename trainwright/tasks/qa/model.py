@@ -45,6 +45,15 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool)
     return batch
 
 
+def settings(learned: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+    return {}
+
+
+def targets(output: Any, batch: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """The starts and the ends. A position that padding moved past the end cannot be: windows are whole."""
+    return [(output.start_logits, batch["start_positions"]), (output.end_logits, batch["end_positions"])]
+
+
 def agreement(output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:
     """How many windows have their most likely start and end both at the label, and how many there are."""
     starts = output.start_logits.argmax(dim=-1) == batch["start_positions"]
@@ -52,7 +61,7 @@ def agreement(output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:
     return float((starts & ends).sum()), len(starts)
 
 
-def outputs(output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:
+def outputs(model: Any, output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:  # noqa: ARG001
     """One row a window, in OUTPUTS: the `params.top` best starts and ends that lie in the context, best first.
 
     Tokens are indices into the window's own input_ids (padding taken off), characters count in the context.

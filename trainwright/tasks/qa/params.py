@@ -2,22 +2,26 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-COUNT = Annotated[int, Field(ge=0)]
-POSITIVE = Annotated[int, Field(gt=0)]
-SHARE = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from trainwright.core.params import (
+    NATURAL,
+    POSITIVE,
+    SHARE,
+    AugmentationGate,
+    CleaningGate,
+    EvaluationGate,
+    Section,
+    SplittingGate,
+    TrainingGate,
+)
 
 
 class Tokenization(Section):
     """Lengths in tokens; neighbouring windows of one context share `stride` tokens of it."""
 
     max_length: POSITIVE = 384
-    stride: COUNT = 128
+    stride: NATURAL = 128
 
     @model_validator(mode="after")
     def _stride_fits(self) -> "Tokenization":
@@ -34,7 +38,7 @@ class Postprocessing(Section):
     max_answer_length: POSITIVE = 30
     null_threshold: Literal["tune"] | float = "tune"
     bootstrap: POSITIVE = 1000
-    seed: COUNT = 7
+    seed: NATURAL = 7
 
 
 class IngestionGate(Section):
@@ -45,32 +49,9 @@ class IngestionGate(Section):
     max_unanswerable_share: SHARE = 0.9
 
 
-class CleaningGate(Section):
-    max_dropped_share: SHARE = 0.2
-
-
-class AugmentationGate(Section):
-    max_children_share: SHARE = 2 / 3
-
-
-class SplittingGate(Section):
-    min_train_rows: POSITIVE = 10
-    min_validation_rows: POSITIVE = 5
-    min_test_rows: POSITIVE = 5
-    max_stratum_difference: SHARE = 0.25
-
-
 class TokenizationGate(Section):
     max_misaligned_share: SHARE = 0.005
     max_truncated_share: SHARE = 0.1
-
-
-class TrainingGate(Section):
-    min_loss_drop: float = 0.0
-
-
-class EvaluationGate(Section):
-    max_loss: Annotated[float, Field(gt=0)] = 20.0
 
 
 class PostprocessingGate(Section):

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright import tables
+from trainwright.core.params import AugmentationGate, CleaningGate, EvaluationGate, SplittingGate, TrainingGate
 from trainwright.gates import models
 from trainwright.gates import rows as shared
 from trainwright.gates.promises import (
@@ -67,17 +68,17 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     yield Promise("unanswerable_share", says, unanswerable, *between)
 
 
-def cleaning(checked: Checked, limits: params.CleaningGate) -> Iterator[Promise]:
+def cleaning(checked: Checked, limits: CleaningGate) -> Iterator[Promise]:
     if (yield from shared.table(checked.folder / "rows.parquet", ROWS, CHECKS)):
         yield from shared.cleaned(checked, limits, ROWS)
 
 
-def augmentation(checked: Checked, limits: params.AugmentationGate) -> Iterator[Promise]:
+def augmentation(checked: Checked, limits: AugmentationGate) -> Iterator[Promise]:
     if (yield from shared.table(checked.folder / "rows.parquet", ROWS, CHECKS)):
         yield from shared.augmented(checked, limits, ROWS)
 
 
-def splitting(checked: Checked, limits: params.SplittingGate) -> Iterator[Promise]:
+def splitting(checked: Checked, limits: SplittingGate) -> Iterator[Promise]:
     yield from shared.split_up(checked, limits, ROWS)
 
 
@@ -195,11 +196,11 @@ def _gold(table: pa.Table) -> tuple[Ints, Ints]:
     return begin, end
 
 
-def training(checked: Checked, limits: params.TrainingGate) -> Iterator[Promise]:
+def training(checked: Checked, limits: TrainingGate) -> Iterator[Promise]:
     yield from models.trained(checked, limits)
 
 
-def evaluation(checked: Checked, limits: params.EvaluationGate) -> Iterator[Promise]:
+def evaluation(checked: Checked, limits: EvaluationGate) -> Iterator[Promise]:
     splits, features = checked.open("splitting"), checked.open("tokenization")
     for name in (*tables.SPLITS[1:], "untrained"):
         split = "test" if name == "untrained" else name

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.scoring import answers
+from trainwright.scoring.intervals import interval, mean, means
 from trainwright.tasks.qa.params import Postprocessing
 from trainwright.text import spans
 
@@ -41,7 +42,6 @@ ANSWER_LENGTHS = ((0, "none"), (1, "1"), (3, "2 to 3"), (6, "4 to 6"), (None, "7
 CONTEXT_LENGTHS = ((499, "under 500"), (999, "500 to 999"), (1999, "1000 to 1999"), (None, "2000 or more"))
 TITLES = 10  # at most so many of the worst and of the best
 TITLE_ROWS = 5  # a title with fewer rows says nothing
-RESAMPLES = 64  # drawn at a time, so that memory stays flat
 
 
 def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
@@ -98,23 +98,8 @@ def _mean(exact: Floats, f1: Floats, chosen: NDArray[Any]) -> dict[str, Any]:
 
 
 def _interval(values: Floats, which: NDArray[np.int64], params: Postprocessing) -> dict[str, float | None]:
-    """The mean and its 95% percentile bootstrap interval, contexts drawn with all their rows.
-
-    Questions about one context fail together, so rows drawn one by one would promise too much.
-    """
-    if not len(values):
-        return {"value": None, "low": None, "high": None}
-    totals, counts = np.bincount(which, values), np.bincount(which)
-    if len(counts) < 2:
-        return {"value": _points(values.mean()), "low": None, "high": None}
-    rng = np.random.default_rng(params.seed)
-    means = []
-    for begin in range(0, params.bootstrap, RESAMPLES):
-        size = (min(RESAMPLES, params.bootstrap - begin), len(counts))
-        drawn = rng.integers(len(counts), size=size)
-        means.append(totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return {"value": _points(values.mean()), "low": _points(low), "high": _points(high)}
+    """The mean with its interval, contexts drawn with all their rows."""
+    return interval(means(values), which, mean, params.bootstrap, params.seed)
 
 
 def _slices(rows: pa.Table, exact: Floats, f1: Floats, language: str) -> list[dict[str, Any]]:

@@ -1,0 +1,62 @@
+"""Scores with 95% intervals by the percentile bootstrap (Efron, 1979) over groups of rows.
+
+Rows of one group (questions about one context, sentences of one document) fail together, so that rows drawn one by
+one would promise too much: groups are drawn with all their rows.
+
+A score is a `statistic` of sums: the mean of (Σ values, Σ 1), a perplexity of (Σ losses, Σ tokens), an F1 of a
+confusion matrix. Each group brings its own sums, which are added up for every draw, so that thousands of draws
+cost a few products of matrices.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
+RESAMPLES = 64  # drawn at a time, so that memory stays flat
+
+
+def interval(
+    sums: Floats, which: NDArray[np.int64], statistic: Statistic, draws: int, seed: int
+) -> dict[str, float | None]:
+    """{value, low, high} of a score; None for what is undefined.
+
+    `sums` (rows, k) are what each row adds, `which` (rows) the number of its group, from 0; `statistic` makes scores
+    (…) of sums (…, k), NaN where there is none. The interval of a single group is undefined, and so is one of which
+    more than one draw in twenty has no score.
+    """
+    if not len(sums):
+        return {"value": None, "low": None, "high": None}
+    value = _number(statistic(sums.sum(axis=0)))
+    groups = np.zeros((int(which.max()) + 1, sums.shape[1]))
+    np.add.at(groups, which, sums)
+    if len(groups) < 2 or value is None:
+        return {"value": value, "low": None, "high": None}
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for begin in range(0, draws, RESAMPLES):
+        chosen = rng.integers(len(groups), size=(min(RESAMPLES, draws - begin), len(groups)))
+        drawn.append(statistic(groups[chosen].sum(axis=1)))
+    found = np.concatenate(drawn)
+    found = found[np.isfinite(found)]
+    if len(found) < 0.95 * draws:
+        return {"value": value, "low": None, "high": None}
+    low, high = np.percentile(found, [2.5, 97.5])
+    return {"value": value, "low": _number(low), "high": _number(high)}
+
+
+def means(values: Floats) -> Floats:
+    """The sums of a mean: each row's value, and that it is one row."""
+    return np.stack([values, np.ones(len(values))], axis=1)
+
+
+def mean(sums: Floats) -> Floats:
+    """100 times the mean: points of 100 where values lie from 0 to 1. NaN of no rows."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(100 * sums[..., 0] / sums[..., 1])
+
+
+def _number(value: Floats | np.float64) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
