@@ -32,20 +32,42 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Stream(Section):
+    """How one contiguous text is divided: the first characters to train, then validation, then test."""
+
+    train: SHARE = 0.9
+    validation: SHARE = 0.05
+    test: SHARE = 0.05
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Stream":
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
 class Source(Section):
     """Where rows come from. `uri` is a path (read from the project's root) or `hub:owner/name`.
 
     `columns` maps our column names to the source's (`{context: passage, question: query}`);
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
+    `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not).
     """
 
     uri: str
-    format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "hub"]
+    format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "text", "hub"]
     revision: str | None = None
     configuration: str | None = None
     columns: dict[str, str] = {}
     splits: dict[Literal["train", "validation", "test"], str] = {}
+    stream: Stream | None = None
     licence: str = "unknown"
+
+    @model_validator(mode="after")
+    def _streams_are_text(self) -> "Source":
+        if self.stream and self.format != "text":
+            raise ValueError(f"`stream` is for format: text; a source of format {self.format} has rows")
+        return self
 
 
 class Ingestion(Section):

@@ -1,4 +1,4 @@
-"""Readers of sources: SQuAD JSON, CSV and TSV, JSON Lines, Parquet, and data sets of the Hugging Face Hub.
+"""Readers of sources: SQuAD JSON, CSV and TSV, JSON Lines, Parquet, plain text, and data sets of the Hugging Face Hub.
 
 `read` gives one table, whatever the format: the columns that were asked for, under our names, and
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.params import Source
-from trainwright.sources import delimited, hub, jsonl, parquet, squad
+from trainwright.sources import delimited, hub, jsonl, parquet, squad, text
 from trainwright.sources.records import Columns, Records
 
 READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
@@ -36,6 +36,7 @@ SUFFIXES = {
     "tsv": (".tsv", ".tsv.gz"),
     "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
     "parquet": (".parquet",),
+    "text": (".txt", ".txt.gz"),
 }
 PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
 
@@ -75,11 +76,16 @@ def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[s
     if source.format == "hub":
         parts = [(name, name, split, records) for name, split, records in hub.read(source, wanted)]
     else:
-        reader = READERS[source.format]
-        parts = [(f.name, f.name, f.split, reader(f.path, f.name, wanted)) for f in files(source, root)]
+        parts = [(f.name, f.name, f.split, _records(source, f, wanted)) for f in files(source, root)]
     for name, shown, split, records in parts:
         prefix = f"{shown}, " if len(parts) > 1 else ""
         yield name, _table(source, columns, records, split, prefix)
+
+
+def _records(source: Source, file: File, wanted: Columns) -> Records:
+    if source.format == "text":
+        return text.read(file.path, file.name, wanted, source.stream, file.split)
+    return READERS[source.format](file.path, file.name, wanted)
 
 
 def files(source: Source, root: Path) -> list[File]:
