@@ -70,7 +70,11 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         ("min_rows: 100", "min_rows: -1", "input should be greater than 0, not -1"),
         ("mojibake: true", "mojibake: 1", "input should be a valid boolean, not 1"),
         ("null_threshold: tune", "null_threshold: tuned", "input should be 'tune' or a valid number, not 'tuned'"),
-        ("format: squad", "format: squat", "input should be 'squad', 'csv', 'tsv', 'jsonl', 'parquet', 'text' or 'hub', not"),
+        (
+            "format: squad",
+            "format: squat",
+            "input should be 'squad', 'csv', 'tsv', 'jsonl', 'parquet', 'text' or 'hub', not",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, reason: str) -> None:

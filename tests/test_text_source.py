@@ -40,7 +40,7 @@ def test_packed_text_and_files_of_declared_splits_are_read(tmp_path: Path) -> No
 def test_a_stream_is_divided_to_the_character_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
     whole = "".join(f"Line {n} of the play.\n" for n in range(1000))
     table = read(tmp_path, whole, stream=Stream(train=0.9, validation=0.05, test=0.05))
-    parts = {split: "" for split in ("train", "validation", "test")}
+    parts = dict.fromkeys(("train", "validation", "test"), "")
     for row in table.to_pylist():
         assert row["group"] == f"a.txt:{row['split']}"
         parts[row["split"]] += row["text"]
