@@ -95,7 +95,7 @@ def main(run: process.Run) -> None:
     tokenizer = load_tokenizer(base)
     tokenizer.model_max_length = min(tokenizer.model_max_length, base_model.longest_input(base))
     task.check_tokenizer(tokenizer, params)
-    learned = task.learn(tables.batches(splits / "train.parquet"), params)
+    learned = task.learn(tables.batches(splits / "train.parquet"), tokenizer, params)
     rows, faults, misaligned = 0, [], [pa.array([], pa.string())]
     with layout.writing(run.layout.stage("tokenization")) as folder:
         text = json.dumps(learned, indent=2, ensure_ascii=False, allow_nan=False)

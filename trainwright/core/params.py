@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -135,7 +143,10 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """`top` is the number of candidates that raw outputs keep, where a task keeps candidates."""
+    """`top` is the number of candidates that raw outputs keep, where a task keeps candidates.
+
+    A task that wants more of this section (how to generate) has a class of its own that extends this one.
+    """
 
     batch_size: POSITIVE = 32
     top: POSITIVE = 20
@@ -184,7 +195,7 @@ class Pipeline(Section):
     splitting: Splitting
     tokenization: Any
     training: Training
-    evaluation: Evaluation
+    evaluation: SerializeAsAny[Evaluation]
     postprocessing: Any
     report: Report
     gates: Any
@@ -332,7 +343,7 @@ def _known(where: tuple[Any, ...]) -> list[str]:
     for part in where[:-1]:
         if _is_model(kind):
             field = kind.model_fields.get(part)
-            kind = field and (_task_section(str(part)) if field.annotation is Any else field.annotation)
+            kind = field and (_task_section(str(part)) or field.annotation)
         else:  # dict[key, kind of its values]
             kind = (get_args(kind) or (None,))[-1]
     return list(kind.model_fields) if _is_model(kind) else []

@@ -27,6 +27,7 @@ class Published:
     learned: dict[str, Any]
     language: str
     tokenization: Any
+    evaluation: Any
     postprocessing: Any
     tuned: dict[str, Any]
 
@@ -39,6 +40,7 @@ def read_settings(folder: Path) -> Published:
         content = json.loads(path.read_text(encoding="utf-8"))
         sections = tasks.load(content["task"], "params").SECTIONS
         chosen = {k: sections[k].model_validate(content[k]) for k in ("tokenization", "postprocessing")}
+        chosen["evaluation"] = sections.get("evaluation", Evaluation).model_validate(content.get("evaluation", {}))
         kept = {k: dict(content[k]) for k in ("learned", "tuned")}
         return Published(content["task"], language=content["language"], **kept, **chosen)
     except FileNotFoundError:
@@ -108,7 +110,9 @@ def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> It
         chunk = rows.slice(start, CHUNK)
         table, faults = features.features(chunk, tokenizer, settings.tokenization, file, settings.learned)
         bad = {fault.id for fault in faults}
-        outputs, _ = raw_outputs(model, model_part, FeatureTable(table), tokenizer, Evaluation(), precision, False)
+        outputs, _ = raw_outputs(
+            model, model_part, FeatureTable(table), tokenizer, settings.evaluation, precision, False
+        )
         answered = predictions.predict(chunk, outputs, settings.postprocessing, settings.tuned)
         keep = [i not in bad for i in answered["id"].to_pylist()]
         yield answered.filter(pa.array(keep, pa.bool_())), faults

@@ -114,7 +114,7 @@ def raw_outputs(
 
     tables, order, total, count = [], [], 0.0, 0
     for indices, output, batch in forward(model, part, features, tokenizer, params.batch_size, precision, labels):
-        tables.append(part.outputs(model, output, batch, features.take(indices), params))
+        tables.append(part.outputs(model, output, batch, features.take(indices), tokenizer, params))
         order += indices
         if labels:
             _, weight = part.agreement(output, batch)

@@ -22,7 +22,7 @@ def assemble(facts: Facts, model: Path, target: Path) -> None:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model / name, target / name)
     settings = {
-        **{key: facts.params[key] for key in ("task", "language", "tokenization", "postprocessing")},
+        **{key: facts.params[key] for key in ("task", "language", "tokenization", "evaluation", "postprocessing")},
         "learned": facts.learned,
         "tuned": facts.tuned,
         "pipeline": facts.pipeline,

@@ -51,7 +51,7 @@ class Rows(Protocol):
 class Features(Protocol):
     SCHEMA: pa.Schema  # has `row` (int32, index into the split's rows) and `input_ids` (list<int32>)
 
-    def learn(self, train: Iterable[pa.Table], params: Any) -> dict[str, Any]:
+    def learn(self, train: Iterable[pa.Table], tokenizer: Any, params: Any) -> dict[str, Any]:
         """What the whole train split (its rows, piece by piece) must tell before any row becomes features, as JSON
         values; it travels with the model. {} where there is nothing, the labels where rows have some.
         """
@@ -94,8 +94,13 @@ class Model(Protocol):
         """How many of a batch's predictions are right, a quick validation score, and how many there are, which
         is also what the batch's loss weighs."""
 
-    def outputs(self, model: Any, output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:
-        """Compact raw outputs of one batch, one row a feature, without logits; `model` is there to generate with."""
+    def outputs(
+        self, model: Any, output: Any, batch: Mapping[str, Any], features: pa.Table, tokenizer: Any, params: Any
+    ) -> pa.Table:
+        """Compact raw outputs of one batch, one row a feature, without logits.
+
+        `model` is there to generate with, `tokenizer` to decode what it says; `params` is the evaluation section.
+        """
 
 
 class Predictions(Protocol):

@@ -103,7 +103,7 @@ def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
         raise InputError(Fault("params.yaml", reason, "Lower it.", field="tokenization.stride"))
 
 
-def learn(train: Iterable[pa.Table], params: Tokenization) -> dict[str, Any]:  # noqa: ARG001
+def learn(train: Iterable[pa.Table], tokenizer: Any, params: Tokenization) -> dict[str, Any]:  # noqa: ARG001
     return {}
 
 

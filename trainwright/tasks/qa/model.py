@@ -61,7 +61,14 @@ def agreement(output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:
     return float((starts & ends).sum()), len(starts)
 
 
-def outputs(model: Any, output: Any, batch: Mapping[str, Any], features: pa.Table, params: Any) -> pa.Table:  # noqa: ARG001
+def outputs(
+    model: Any,  # noqa: ARG001
+    output: Any,
+    batch: Mapping[str, Any],
+    features: pa.Table,
+    tokenizer: Any,  # noqa: ARG001
+    params: Any,
+) -> pa.Table:
     """One row a window, in OUTPUTS: the `params.top` best starts and ends that lie in the context, best first.
 
     Tokens are indices into the window's own input_ids (padding taken off), characters count in the context.
