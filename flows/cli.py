@@ -68,10 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
-    predict = command("predict", _predict, "answer a file of questions with a model folder")
+    predict = command("predict", _predict, "predict every row of a file with a model folder")
     predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
-    predict.add_argument("input", metavar="INPUT", type=Path, help="a file in the task's form, such as SQuAD JSON")
-    predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: answer}")
+    predict.add_argument(
+        "input", metavar="INPUT", type=Path, help="a file in one of the task's forms, such as JSON Lines"
+    )
+    predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: prediction}")
     return parser
 
 
@@ -135,11 +137,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from trainwright.engine.answering import predict_file
 
-    answered, faults = predict_file(arguments.model, arguments.input, arguments.output)
+    predicted, faults = predict_file(arguments.model, arguments.input, arguments.output)
     for fault in faults[:SHOWN]:
         print(fault, file=sys.stderr)
     left_out = f", {len(faults):,} rows left out: {arguments.output}.quarantine.jsonl" if faults else ""
-    print(f"{arguments.output}: {answered:,} answers{left_out}")
+    print(f"{arguments.output}: {predicted:,} predictions{left_out}")
     return 0
 
 

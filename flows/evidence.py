@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.core.layout import Layout
+from trainwright.scoring import wording
 
 SETS = {"test": "test", "validation": "validation", "untrained": "untrained, on test"}
-NAMES = {"exact": "exact match", "f1": "F1"}
 Rows = list[dict[str, Any]]
 
 
@@ -24,7 +24,8 @@ def publish_gate(layout: Layout, gate: str) -> None:
 def publish_scores(layout: Layout) -> None:
     """The scores with their intervals, as an artifact of the present flow run."""
     if rows := _scores(layout):
-        _table(f"{layout.pipeline}-scores", rows, f"The scores of {layout.pipeline}, in points of 100")
+        title = f"The scores of {layout.pipeline}, in points of 100 where no other unit stands"
+        _table(f"{layout.pipeline}-scores", rows, title)
 
 
 def _table(key: str, rows: Rows, description: str) -> None:
@@ -34,8 +35,8 @@ def _table(key: str, rows: Rows, description: str) -> None:
 
 
 def closing(layout: Layout) -> str:
-    """The scores, and where the model, its answers, the scores and the report are."""
-    lines = [_sentence(row) for row in _scores(layout) if row["set"] != SETS["validation"]]
+    """The scores, and where the model, its predictions, the scores and the report are."""
+    lines = _sentences([row for row in _scores(layout) if row["set"] != SETS["validation"]])
     published, trained = layout.stage("report") / "model", layout.stage("training") / "model"
     places = {
         "model": published if published.is_dir() else trained,
@@ -50,23 +51,33 @@ def closing(layout: Layout) -> str:
 
 
 def _scores(layout: Layout) -> Rows:
-    """A row for each score that has an interval, of each set of rows, best known first."""
+    """A row for each headline score, of each set of rows, best known first."""
     metrics = _json(layout.stage("postprocessing") / "metrics.json")
     rows = []
     for part, label in SETS.items():
         scores = metrics.get(part) or {}
-        for name, score in scores.items():
-            if isinstance(score, dict) and score.keys() >= {"value", "low", "high"}:
-                rows.append({"set": label, "score": NAMES.get(name, name), **score, "rows": scores.get("count")})
+        for name in wording.headline({part: scores}):
+            kind = wording.kind(metrics, name)
+            own = {} if kind["unit"] == wording.POINTS else {"unit": kind["unit"]}
+            own |= {"better": "lower"} if kind["better"] == "lower" else {}
+            score = {"score": wording.label(name), **wording.cell(scores, name), **own}
+            rows.append({"set": label, **score, "rows": scores.get("count")})
     return rows
 
 
-def _sentence(row: dict[str, Any]) -> str:
-    if row["value"] is None:
-        return f"{row['score']:<12} undefined  {row['set']}"
-    interval = "" if row["low"] is None else f" ({row['low']:.1f} to {row['high']:.1f})"
-    rows = f", {row['rows']:,} rows" if row["rows"] else ""
-    return f"{row['score']:<12} {row['value']:5.1f}{interval:<17} {row['set']}{rows}"
+def _sentences(rows: Rows) -> list[str]:
+    """A line for each score, its columns below one another."""
+    said = [wording.said(row, row.get("unit", wording.POINTS)).partition(" (") for row in rows]
+    name, value, interval = (max((len(part) for part in column), default=0) for column in _columns(rows, said))
+    return [
+        f"{row['score']:<{max(12, name)}} {score:>{max(5, value)}}{opening + rest:<{max(17, interval)}} {row['set']}"
+        + (f", {row['rows']:,} rows" if row["rows"] else "")
+        for row, (score, opening, rest) in zip(rows, said, strict=True)
+    ]
+
+
+def _columns(rows: Rows, said: list[tuple[str, str, str]]) -> tuple[list[str], list[str], list[str]]:
+    return [row["score"] for row in rows], [part[0] for part in said], [part[1] + part[2] for part in said]
 
 
 def _promise(promise: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.params import Pipeline
+from trainwright.scoring import wording
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,19 @@ def main(run: process.Run) -> None:
 
 def summary(metrics: dict[str, Any]) -> list[str]:
     """Two lines: every headline score of the test split, and the untrained model's beside it."""
-    test, untrained = metrics["test"], metrics["untrained"]
-    heads = [name for name, score in test.items() if isinstance(score, dict) and "low" in score]
-    scored = ", ".join(f"{name} {_points(test[name])}" for name in heads)
-    before = ", ".join(f"{name} {_points(untrained[name])}" for name in heads)
-    return [f"test, {test['count']:,} rows: {scored}", f"the untrained base model on the same rows: {before}"]
+    names = wording.headline({"test": metrics["test"]})
+    scored, before = (
+        ", ".join(f"{name} {wording.said(wording.cell(metrics[part], name), _unit(metrics, name))}" for name in names)
+        for part in ("test", "untrained")
+    )
+    return [
+        f"test, {metrics['test']['count']:,} rows: {scored}",
+        f"the untrained base model on the same rows: {before}",
+    ]
 
 
-def _points(score: dict[str, float | None]) -> str:
-    if score["value"] is None:
-        return "undefined"
-    interval = "" if score["low"] is None else f" ({score['low']:.1f} to {score['high']:.1f})"
-    return f"{score['value']:.1f}{interval}"
+def _unit(metrics: dict[str, Any], name: str) -> str:
+    return wording.kind(metrics, name)["unit"]
 
 
 if __name__ == "__main__":

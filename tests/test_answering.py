@@ -102,7 +102,7 @@ def test_the_command_needs_no_project_and_no_orchestrator(model, tmp_path):
     arguments = [sys.executable, "-c", code, "predict", str(model), "in.json", "out.json"]
     done = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "out.json: 8 answers\n"
+    assert done.stdout == "out.json: 8 predictions\n"
     assert len(json.loads((tmp_path / "out.json").read_text())) == 8
 
 

@@ -1,4 +1,4 @@
-"""Answering a file of rows with a published model, on any machine that has the package installed."""
+"""Predicting the rows of a file with a published model, on any machine that has the package installed."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ MAX_BAD_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Published:
-    """What a published folder says of its model: the task, and what the model needs to answer."""
+    """What a published folder says of its model: the task, and what the model needs to predict."""
 
     task: str
     learned: dict[str, Any]
@@ -53,7 +53,7 @@ def read_settings(folder: Path) -> Published:
 def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fault]]:
     """Write `{id: prediction}` for every row of `source` to `target`, chunk by chunk, visible only when whole.
 
-    Returns how many rows were answered, and the faults of those that were not, which are also listed in
+    Returns how many rows were predicted, and the faults of those that were not, which are also listed in
     `<target>.quarantine.jsonl`. Raises InputError when the folder is no published model, the file cannot
     be read, or more than one row in a hundred is bad.
     """

@@ -114,15 +114,25 @@ class Predictions(Protocol):
         """One row a row of `rows`: its id, the prediction and the best alternatives."""
 
     def write(self, predictions: pa.Table, folder: Path) -> None:
-        """predictions.json and the task's further files in their official form."""
+        """predictions.json ({id: prediction}) and the task's further files in their official form.
+
+        nbest.json, where there is one, is {id: [{text or label, probability}]}, best first.
+        """
 
 
 class Scores(Protocol):
     def each(self, rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
-        """Of every row its id, its prediction and its own scores (from 0 to 1)."""
+        """Of every row its `id`, its `prediction` and, as further float columns, its own scores (from 0 to 1, the
+        first says whether it is right). `confidence` (float, from 0 to 1) and `gold` are no scores: how sure the
+        model was, and what is right in the prediction's own form, where the row's spans do not say it.
+
+        A prediction may be of any type. The report shows {start, end, label or text} and lists of them as spans
+        of the row's text, {label or text, probability} as words with their probability.
+        """
 
     def scores(self, rows: pa.Table, predictions: pa.Table, params: Any, language: str) -> dict[str, Any]:
-        """Scores in points of 100 with 95% intervals and slices; None where a score is undefined."""
+        """Scores with 95% intervals, tables by class and slices, in the forms of `trainwright/scoring/wording.py`:
+        in points of 100 unless they carry a unit; None where one is undefined."""
 
 
 class Promises(Protocol):
