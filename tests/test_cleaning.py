@@ -14,6 +14,7 @@ from stages.cleaning import cleaning, stream
 from trainwright import tables
 from trainwright.core import tasks
 from trainwright.core.params import Cleaning
+from trainwright.tasks.interface import Text
 from trainwright.text.cleaning import clean_text
 from trainwright.text.duplicates import preference, repeated
 
@@ -51,6 +52,23 @@ def assert_spans_hold(rows: pa.Table) -> None:
         for start, text in zip(row["answer_start"], row["answer_text"], strict=True):
             assert row["context"][start : start + len(text)] == text
             assert text
+
+
+class Choosing:
+    """A task with a text that may be empty and a list of texts."""
+
+    TEXTS = (Text("context", optional=True), Text("choices"))
+    IDENTITY = ("context", "choices")
+
+
+def test_a_list_of_texts_is_cleaned_one_by_one_and_a_row_with_an_empty_one_is_dropped() -> None:
+    texts = [("", ["cafÃ©", " tea "]), ("so  what", []), ("x", ["tea", "\u200b"]), ("y", ["tea", "cafÃ©", "milk"])]
+    columns = {"id": list("abcd"), "split": pa.nulls(4, pa.string()), "context": [context for context, _ in texts]}
+    rows = pa.table({**columns, "choices": pa.array([choices for _, choices in texts], pa.list_(pa.string()))})
+    cleaned = cleaning(rows, ALL, Choosing)
+    assert cleaned.rows["choices"].to_pylist() == [["café", "tea"], [], ["tea", "café", "milk"]]
+    assert cleaned.rows["context"].to_pylist() == ["", "so what", "y"]
+    assert dropped(cleaned) == {"c": "empty choices"}
 
 
 def test_an_answer_after_mended_mojibake_is_cut_anew_at_its_new_place() -> None:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from trainwright.core import tasks
 from trainwright.core.layout import STAGES
 from trainwright.core.params import Pipeline
+from trainwright.tasks import interface
 
 ROOT = Path(__file__).parent.parent
 GRAPH = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -140,6 +141,15 @@ def test_no_stage_depends_on_how_stages_are_run():
 def test_commands_hold_names_and_no_values():
     for stage in GRAPH.values():
         assert re.fullmatch(r"exec python -m stages\.\w+( \w+)? \$\{key\}", stage["do"]["cmd"])
+
+
+@pytest.mark.parametrize("task", tasks.names())
+@pytest.mark.parametrize("part", ["rows", "features", "model", "predictions", "scores"])
+def test_every_task_has_all_that_the_interface_asks_of_its_parts(task, part):
+    asked = getattr(interface, part.title())
+    wanted = {name for name in vars(asked) if not name.startswith("_")} | set(asked.__annotations__)
+    missing = wanted - set(vars(tasks.load(task, part)))
+    assert not missing, f"trainwright/tasks/{task}/{part}.py lacks {missing}: see trainwright/tasks/interface.py"
 
 
 def test_imports_go_one_way():

@@ -118,7 +118,7 @@ def raw_outputs(
         order += indices
         if labels:
             _, weight = part.agreement(output, batch)
-            total, count = total + float(output.loss) * weight, count + weight
+            total, count = total + float(part.loss(output, batch)) * weight, count + weight
     if not tables:
         return part.OUTPUTS.empty_table(), None
     inverse = np.argsort(np.array(order), kind="stable")

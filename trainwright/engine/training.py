@@ -238,12 +238,17 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         return loss
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002
     ) -> Any:
-        """The model's own loss; with label smoothing (Szegedy et al., 2016) its targets' cross entropy, smoothed."""
-        if not self.params.label_smoothing:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """The task's loss; with label smoothing (Szegedy et al., 2016) its targets' cross entropy, smoothed."""
         output = model(**inputs)
+        if not self.params.label_smoothing:
+            loss = self.job.part.loss(output, inputs)
+            return (loss, output) if return_outputs else loss
         pairs = self.job.part.targets(output, inputs)
         if not pairs:
             reason, remedy = "the model names no classes that could be smoothed", "Set it to 0."
@@ -262,7 +267,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         )
         for _indices, output, batch in outputs:
             agreed, rows = self.job.part.agreement(output, batch)
-            total, right, count = total + float(output.loss) * rows, right + agreed, count + rows
+            total, right, count = total + float(self.job.part.loss(output, batch)) * rows, right + agreed, count + rows
         if not math.isfinite(total):
             raise _diverged(f"the validation loss became {total} at step {self.state.global_step}")
         metrics = {"eval_loss": total / max(count, 1), "eval_agreement": 100 * right / max(count, 1)}

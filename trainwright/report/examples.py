@@ -145,7 +145,10 @@ class _Rows:
                 spans = [(s, s + len(t)) for s, t in zip(row[text.starts], row[text.texts], strict=True)]
                 gold += row[text.texts]
             found = _found(row[text.column], predicted, spans) if text.texts else None
-            texts.append(Shown(text.column, excerpt(row[text.column], spans[:1], found)))
+            held = row[text.column]
+            texts += [
+                Shown(text.column, excerpt(t, spans[:1], found)) for t in (held if isinstance(held, list) else [held])
+            ]
         return texts, list(dict.fromkeys(gold))
 
 

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text:
-    """A text column, and the span columns that point into it.
+    """A text column (string, or list<string> of several texts a row), and the span columns that point into it.
 
-    `starts` (list<int32>, in characters) and `texts` (list<string>) are parallel list columns;
-    `augment` says whether training copies of the text may be changed.
+    `starts` (list<int32>, in characters) and `texts` (list<string>) are parallel list columns; a column of lists
+    has none. A row without the text is dropped, unless it is `optional`.
     """
 
     column: str
     starts: str | None = None
     texts: str | None = None
+    optional: bool = False
 
 
 class Rows(Protocol):
@@ -84,6 +85,9 @@ class Model(Protocol):
         A feature is its columns and `draw`, the epoch (0 in evaluation): what is drawn at random is drawn from
         the feature's own content and its draw, so that a resumed run and another batch size draw the same.
         """
+
+    def loss(self, output: Any, batch: Mapping[str, Any]) -> Any:
+        """The mean loss of a batch with labels, a tensor: `output.loss` where the model's own is what is meant."""
 
     def targets(self, output: Any, batch: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """Pairs of logits (n, classes) and the classes (n) that they should name, each pair weighing the same;

@@ -45,8 +45,12 @@ def children(rows: pa.Table, task: Rows, kind: str, rate: float, seed: int) -> t
 
 
 def passages(task: Rows) -> list[Text]:
-    """The texts that are not questions."""
-    return [text for text in task.TEXTS if text.column not in task.QUESTIONS]
+    """The texts that are not questions, nor lists: what a row may be answered with stays as it is."""
+    return [text for text in task.TEXTS if text.column not in task.QUESTIONS and not _several(task, text)]
+
+
+def _several(task: Rows, text: Text) -> bool:
+    return bool(pa.types.is_list(task.SCHEMA.field(text.column).type))
 
 
 def _noise(row: dict[str, Any], task: Rows, random: np.random.Generator) -> bool:

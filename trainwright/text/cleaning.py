@@ -64,15 +64,15 @@ def clean_text(text: str, params: Cleaning) -> Edited:
 def clean_rows(rows: pa.Table, texts: Sequence[Text], params: Cleaning) -> Cleaned:
     """Rows with clean texts: span starts moved, span texts cut anew from the clean text.
 
-    Dropped are rows of which a text is empty ("empty context") and rows that lose a span ("lost answer_text").
-    A text that occurs in many rows is cleaned once.
+    Dropped are rows of which a text is empty that is not optional ("empty context") and rows that lose a span
+    ("lost answer_text"). A text that occurs in many rows is cleaned once.
     """
     reasons = np.full(rows.num_rows, "", dtype=object)
     for text in texts:
         rows, lost = _clean_column(rows, text, params)
         reasons[lost & (reasons == "")] = f"lost {text.texts}"
-        empty = pc.equal(pc.utf8_trim_whitespace(rows[text.column]), "").fill_null(False)
-        reasons[empty.to_numpy() & (reasons == "")] = f"empty {text.column}"
+        if not text.optional:
+            reasons[_empty(rows[text.column]) & (reasons == "")] = f"empty {text.column}"
     return drop(rows, reasons)
 
 
@@ -83,9 +83,20 @@ def drop(rows: pa.Table, reasons: Any) -> Cleaned:
     return Cleaned(rows.filter(pc.invert(out)), pa.table(gone, schema=tables.DROPPED))
 
 
+def _empty(column: pa.ChunkedArray) -> Any:
+    """Which rows have nothing but white space in a text, or in one of a list of texts (bool array)."""
+    if pa.types.is_list(column.type):
+        lists = column.combine_chunks()
+        blank = pc.equal(pc.utf8_trim_whitespace(lists.flatten()), "").fill_null(False)
+        rows = pc.list_parent_indices(lists).filter(blank)
+        return np.bincount(rows.to_numpy(), minlength=len(lists)).astype(np.bool_)
+    return pc.equal(pc.utf8_trim_whitespace(column), "").fill_null(False).to_numpy()
+
+
 def _clean_column(rows: pa.Table, text: Text, params: Cleaning) -> tuple[pa.Table, Any]:
     """The rows with one text column cleaned, and which of them lost a span (bool array, one a row)."""
-    column = rows[text.column].combine_chunks().dictionary_encode()
+    held = rows[text.column].combine_chunks()
+    column = (held.flatten() if pa.types.is_list(held.type) else held).dictionary_encode()
     suspect = pc.indices_nonzero(pc.match_substring_regex(column.dictionary, SUSPECT)).to_pylist()
     edited = {i: clean_text(column.dictionary[i].as_py(), params) for i in suspect}
     edited = {i: change for i, change in edited.items() if change.layers}
@@ -98,6 +109,10 @@ def _clean_column(rows: pa.Table, text: Text, params: Cleaning) -> tuple[pa.Tabl
     for i, change in edited.items():
         values[i] = change.text
     clean = pa.array(values, pa.string()).take(column.indices)
+    if pa.types.is_list(held.type):
+        sizes = pc.list_value_length(held).fill_null(0).to_numpy()
+        offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+        clean = pa.ListArray.from_arrays(offsets, clean)
     return _replace(rows, text.column, clean), lost
 
 

@@ -49,6 +49,11 @@ def settings(learned: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     return {}
 
 
+def loss(output: Any, batch: Mapping[str, Any]) -> Any:  # noqa: ARG001
+    """The mean cross entropy of start and end."""
+    return output.loss
+
+
 def targets(output: Any, batch: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """The starts and the ends. A position that padding moved past the end cannot be: windows are whole."""
     return [(output.start_logits, batch["start_positions"]), (output.end_logits, batch["end_positions"])]
