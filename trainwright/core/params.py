@@ -60,6 +60,7 @@ class Source(Section):
     `columns` maps our column names to the source's (`{context: passage, question: query}`);
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
     `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not).
+    `separator` parts a text where a task wants a list ("a|b" in a cell of CSV, which knows no lists).
     """
 
     uri: str
@@ -69,6 +70,7 @@ class Source(Section):
     columns: dict[str, str] = {}
     splits: dict[Literal["train", "validation", "test"], str] = {}
     stream: Stream | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
     licence: str = "unknown"
 
     @model_validator(mode="after")

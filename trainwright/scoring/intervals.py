@@ -27,24 +27,35 @@ def interval(
     (…) of sums (…, k), NaN where there is none. The interval of a single group is undefined, and so is one of which
     more than one draw in twenty has no score.
     """
-    if not len(sums):
-        return {"value": None, "low": None, "high": None}
-    value = _number(statistic(sums.sum(axis=0)))
-    groups = np.zeros((int(which.max()) + 1, sums.shape[1]))
+    return intervals(sums, which, lambda total: statistic(total)[..., None], draws, seed)[0]
+
+
+def intervals(
+    sums: Floats, which: NDArray[np.int64], statistic: Statistic, draws: int, seed: int
+) -> list[dict[str, float | None]]:
+    """The same for several scores of the same draws: `statistic` makes scores (…, m) of sums (…, k)."""
+    values = statistic(sums.sum(axis=0)) if len(sums) else np.full_like(statistic(np.zeros(sums.shape[1])), np.nan)
+    found = [{"value": _number(value), "low": None, "high": None} for value in values]
+    groups = np.zeros((int(which.max(initial=-1)) + 1, sums.shape[1]))
     np.add.at(groups, which, sums)
-    if len(groups) < 2 or value is None:
-        return {"value": value, "low": None, "high": None}
-    rng = np.random.default_rng(seed)
-    drawn = []
+    if len(groups) < 2:
+        return found
+    drawn = _drawn(groups, statistic, draws, seed)
+    for place, score in enumerate(found):
+        defined = drawn[np.isfinite(drawn[:, place]), place]
+        if score["value"] is not None and len(defined) >= 0.95 * draws:
+            score["low"], score["high"] = (_number(bound) for bound in np.percentile(defined, [2.5, 97.5]))
+    return found
+
+
+def _drawn(groups: Floats, statistic: Statistic, draws: int, seed: int) -> Floats:
+    """The scores (draws, m) of groups (n, k) drawn n at a time, each as often as it is drawn."""
+    rng, scores = np.random.default_rng(seed), []
     for begin in range(0, draws, RESAMPLES):
         chosen = rng.integers(len(groups), size=(min(RESAMPLES, draws - begin), len(groups)))
-        drawn.append(statistic(groups[chosen].sum(axis=1)))
-    found = np.concatenate(drawn)
-    found = found[np.isfinite(found)]
-    if len(found) < 0.95 * draws:
-        return {"value": value, "low": None, "high": None}
-    low, high = np.percentile(found, [2.5, 97.5])
-    return {"value": value, "low": _number(low), "high": _number(high)}
+        often = np.stack([np.bincount(one, minlength=len(groups)) for one in chosen])
+        scores.append(statistic(often.astype(np.float64) @ groups))
+    return np.concatenate(scores)
 
 
 def means(values: Floats) -> Floats:

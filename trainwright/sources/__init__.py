@@ -21,7 +21,7 @@ import pyarrow as pa
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.params import Source
 from trainwright.sources import delimited, hub, jsonl, parquet, squad, text
-from trainwright.sources.records import Columns, Records
+from trainwright.sources.records import Columns, Records, listed
 
 READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
     "squad": squad.read,
@@ -133,6 +133,8 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
             )
     names = {ours: source.columns.get(ours, ours) for ours in columns}
     data = {ours: records.columns[theirs] for ours, theirs in names.items() if theirs in records.columns}
+    if source.separator:
+        data = {ours: listed(column, columns[ours], source.separator) for ours, column in data.items()}
     data["place"] = pa.array([f"{prefix}{place}" for place in records.places], pa.string())
     count = len(records.places)
     if split is not None:

@@ -20,6 +20,7 @@ from trainwright.sources.records import Columns, Records, described
 from trainwright.tables import BATCH
 
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
+NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan|inf|infinity)))?$"
 LONGEST = 1 << 30  # characters of one cell; Python's own limit of 131,072 is less than a long context
 
 
@@ -78,7 +79,7 @@ def _records(text: str, file: str, delimiter: str) -> Iterator[tuple[int, list[s
 
 
 def _parsed(texts: Any, kind: pa.DataType) -> tuple[Any, dict[int, str]]:
-    """A column of cells as text, whole numbers or truth values, and what is wrong with those that are not."""
+    """A column of cells as text, numbers or truth values, and what is wrong with those that are not."""
     if pa.types.is_string(kind):
         return texts, {}
     trimmed = pc.utf8_trim_whitespace(texts)
@@ -87,6 +88,9 @@ def _parsed(texts: Any, kind: pa.DataType) -> tuple[Any, dict[int, str]]:
         words = pc.utf8_lower(trimmed)
         fits = pc.is_in(words, value_set=good)
         values = pa.array(list(TRUTH.values())).take(pc.index_in(words, value_set=good))
+    elif pa.types.is_floating(kind):
+        fits = pc.match_substring_regex(trimmed, NUMBER)
+        values = pc.if_else(pc.and_(fits, pc.not_equal(trimmed, "")), trimmed, None).cast(kind)
     else:
         fits = pc.match_substring_regex(trimmed, r"^(-?[0-9]{1,18})?$")
         values = pc.if_else(pc.and_(fits, pc.not_equal(trimmed, "")), trimmed, None).cast(kind)

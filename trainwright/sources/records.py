@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault, InputError
 
@@ -70,6 +72,8 @@ def described(kind: pa.DataType) -> str:
         return "{" + ", ".join(f"{f.name}: {described(f.type)}" for f in kind) + "}"
     if pa.types.is_boolean(kind):
         return "true or false"
+    if pa.types.is_floating(kind):
+        return "a number"
     return "a whole number" if pa.types.is_integer(kind) else "text" if pa.types.is_string(kind) else str(kind)
 
 
@@ -98,7 +102,7 @@ def _alike(held: pa.DataType, wanted: pa.DataType) -> bool:
         return True
     if t.is_string(wanted):
         return bool(t.is_string(held) or t.is_large_string(held) or t.is_string_view(held))
-    if t.is_integer(wanted):
+    if t.is_integer(wanted) or t.is_floating(wanted):
         return bool(t.is_integer(held) or t.is_floating(held))
     if t.is_list(wanted):
         lists = t.is_list(held) or t.is_large_list(held) or t.is_fixed_size_list(held)
@@ -106,6 +110,21 @@ def _alike(held: pa.DataType, wanted: pa.DataType) -> bool:
     if t.is_struct(wanted):
         return bool(t.is_struct(held) and all(f.name in _names(held) for f in wanted))
     return bool(held == wanted)
+
+
+def listed(column: Any, types: Sequence[pa.DataType], separator: str) -> Any:
+    """A column of text parted at `separator` where a list of texts is wanted; white space around parts and empty
+    parts are left out. Any other column as it is."""
+    if not pa.types.is_string(column.type) or pa.list_(pa.string()) not in types:
+        return column
+    held = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    parts = pc.split_pattern(held, separator)
+    values = pc.utf8_trim_whitespace(parts.flatten())
+    kept = pc.not_equal(values, "")
+    owner = pc.list_parent_indices(parts).filter(kept).to_numpy()
+    ends = np.cumsum(np.bincount(owner, minlength=len(held)))
+    offsets = pa.array(np.append(0, ends).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, values.filter(kept), mask=held.is_null())
 
 
 def _names(struct: pa.DataType) -> list[str]:

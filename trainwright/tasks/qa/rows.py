@@ -7,17 +7,29 @@ A source brings `context` and `question`, and answers in one of three forms: `an
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright import tables
 from trainwright.core.errors import Fault, InputError, nearest
+from trainwright.reading import (
+    Faulty,
+    Integers,
+    as_text,
+    check_ids,
+    identified,
+    indices,
+    named_by,
+    note_problems,
+    note_splits,
+    note_texts,
+    sound_rows,
+    whole,
+)
 from trainwright.tasks.interface import Text
 
 SCHEMA = pa.schema(
@@ -32,6 +44,7 @@ SCHEMA = pa.schema(
 )
 TEXTS = (Text("context", starts="answer_start", texts="answer_text"), Text("question"))
 IDENTITY = ("context", "question")
+CONTENT = ("context", "question", "answer_text", "answer_start")  # what an id is made of where there is none
 QUESTIONS = ("question",)
 
 ANSWER = pa.struct([("text", pa.string()), ("answer_start", pa.int64())])
@@ -48,19 +61,7 @@ COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "split": (pa.string(),),
 }
 
-Integers = NDArray[np.int64]
 Truths = NDArray[np.bool_]
-
-
-@dataclass
-class _Faulty:
-    """What is wrong with rows: the first thing found of each."""
-
-    found: dict[int, tuple[str, str, str]] = field(default_factory=dict)
-
-    def note(self, rows: Integers, name: str, reason: str, remedy: str) -> None:
-        for row in rows.tolist():
-            self.found.setdefault(row, (name, reason, remedy))
 
 
 @dataclass
@@ -86,7 +87,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
         if name != "context" and pa.types.is_dictionary(table.schema.field(name).type):
             table = table.set_column(place, name, table.column(name).cast(pa.string()))
     table, contexts, codes = _adjacent(table)
-    faulty = _Faulty()
+    faulty = Faulty()
     _check_values(table, contexts, codes, faulty)
     answers = _answers(table, faulty) if answered else _none(table.num_rows)
     if answered:
@@ -94,8 +95,8 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
         _find_starts(contexts, codes, answers, faulty)
         _check_spans(contexts, codes, answers, faulty)
     rows = _assembled(table, contexts, codes, answers)
-    _check_ids(rows, table.column("place"), faulty)
-    return _sound(rows, table.column("place"), faulty, file)
+    check_ids(rows, table.column("place"), faulty)
+    return sound_rows(rows, table.column("place"), faulty, file)
 
 
 def stratum(rows: pa.Table) -> pa.Array:
@@ -161,7 +162,7 @@ def _adjacent(table: pa.Table) -> tuple[pa.Table, pa.Array, Integers]:
 
     Contexts keep the order in which they come first, and rows theirs within a context.
     """
-    held = _whole(table.column("context"))
+    held = whole(table.column("context"))
     if pa.types.is_dictionary(held.type):
         distinct = held.dictionary.fill_null("").dictionary_encode()
         codes = distinct.indices.to_numpy()[held.indices.to_numpy()].astype(np.int64)
@@ -174,35 +175,12 @@ def _adjacent(table: pa.Table) -> tuple[pa.Table, pa.Array, Integers]:
     return table, distinct.dictionary, codes
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.unify_dictionaries().chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def _check_values(table: pa.Table, contexts: pa.Array, codes: Integers, faulty: _Faulty) -> None:
+def _check_values(table: pa.Table, contexts: pa.Array, codes: Integers, faulty: Faulty) -> None:
     """What could not be read, blank texts, NUL characters, unknown splits."""
-    if "problem" in table.column_names:
-        problems = table.column("problem")
-        for row in pc.indices_nonzero(problems.is_valid()).to_pylist():
-            problem = problems[row].as_py()
-            faulty.note(np.array([row]), problem["field"], problem["reason"], "Mend the value.")
-    for name, texts, owner in (("context", contexts, codes), ("question", _whole(table.column("question")), None)):
-        for wrong, reason in (
-            (pc.equal(pc.utf8_trim_whitespace(texts.fill_null("")), ""), f"the {name} is empty"),
-            (pc.match_substring(texts, "\0").fill_null(False), f"the {name} holds a NUL character"),
-        ):
-            mask = wrong.to_numpy(zero_copy_only=False)
-            faulty.note(np.flatnonzero(mask if owner is None else mask[owner]), name, reason, "Mend or remove the row.")
-    if "split" in table.column_names:
-        split = table.column("split")
-        absent = pc.equal(split, "").combine_chunks().fill_null(True).to_numpy(zero_copy_only=False)
-        known = pc.is_in(split, value_set=pa.array(tables.SPLITS)).to_numpy()
-        remedy = f"Write {', '.join(tables.SPLITS)}, or leave the whole column empty."
-        faulty.note(np.flatnonzero(~known & ~absent), "split", "there is no such split", remedy)
-        if known.any():
-            faulty.note(np.flatnonzero(absent), "split", "the split is missing, while other rows declare one", remedy)
+    note_problems(table, faulty)
+    note_texts("context", contexts, codes, faulty)
+    note_texts("question", whole(table.column("question")), None, faulty)
+    note_splits(table, faulty)
 
 
 def _none(rows: int) -> _Answers:
@@ -210,11 +188,11 @@ def _none(rows: int) -> _Answers:
     return _Answers(nothing, pa.array([], pa.string()), nothing, nothing.astype(bool), np.ones(rows, dtype=np.bool_))
 
 
-def _answers(table: pa.Table, faulty: _Faulty) -> _Answers:
+def _answers(table: pa.Table, faulty: Faulty) -> _Answers:
     """The answers in whichever of the three forms they come."""
     if "answers" not in table.column_names:
         return _plain_answers(table)
-    held = _whole(table.column("answers"))
+    held = whole(table.column("answers"))
     if pa.types.is_list(held.type):
         owner, flat = pc.list_parent_indices(held), pc.list_flatten(held)
         return _flattened(owner, pc.struct_field(flat, "text"), pc.struct_field(flat, "answer_start"), held, faulty)
@@ -222,13 +200,13 @@ def _answers(table: pa.Table, faulty: _Faulty) -> _Answers:
     unequal = pc.not_equal(pc.list_value_length(texts), pc.list_value_length(starts)).fill_null(True)
     unequal = pc.and_(unequal, held.is_valid())
     reason, remedy = "text and answer_start differ in length", "Give a start for every text."
-    faulty.note(_indices(unequal), "answers", reason, remedy)
+    faulty.note(indices(unequal), "answers", reason, remedy)
     nothing = pa.scalar(None, texts.type), pa.scalar(None, starts.type)
     texts, starts = pc.if_else(unequal, nothing[0], texts), pc.if_else(unequal, nothing[1], starts)
     return _flattened(pc.list_parent_indices(texts), pc.list_flatten(texts), pc.list_flatten(starts), held, faulty)
 
 
-def _flattened(owner: pa.Array, texts: pa.Array, starts: pa.Array, held: pa.Array, faulty: _Faulty) -> _Answers:
+def _flattened(owner: pa.Array, texts: pa.Array, starts: pa.Array, held: pa.Array, faulty: Faulty) -> _Answers:
     row = owner.to_numpy().astype(np.int64)
     blank = pc.equal(pc.utf8_trim_whitespace(texts.fill_null("")), "").to_numpy(zero_copy_only=False)
     faulty.note(row[blank], "answers", "an answer has no text", "Give the text, or remove the answer.")
@@ -239,25 +217,21 @@ def _flattened(owner: pa.Array, texts: pa.Array, starts: pa.Array, held: pa.Arra
 
 def _plain_answers(table: pa.Table) -> _Answers:
     """At most one answer a row: an empty cell is none."""
-    texts = _whole(table.column("answer")).fill_null("")
-    row = _indices(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
-    starts = _whole(table.column("answer_start")) if "answer_start" in table.column_names else None
+    texts = whole(table.column("answer")).fill_null("")
+    row = indices(pc.not_equal(pc.utf8_trim_whitespace(texts), ""))
+    starts = whole(table.column("answer_start")) if "answer_start" in table.column_names else None
     given = (starts if starts is not None else pa.nulls(len(texts), pa.int64())).take(pa.array(row))
     unknown = given.is_null().to_numpy(zero_copy_only=False)
     stated = np.zeros(len(texts), dtype=np.bool_)
     return _Answers(row, texts.take(pa.array(row)), np.array(given.fill_null(0)), unknown, stated)
 
 
-def _indices(mask: Any) -> Integers:
-    return np.flatnonzero(mask.to_numpy(zero_copy_only=False)).astype(np.int64)
-
-
-def _check_answerable(table: pa.Table, answers: _Answers, faulty: _Faulty) -> None:
+def _check_answerable(table: pa.Table, answers: _Answers, faulty: Faulty) -> None:
     """Whether `is_impossible`, where it is known, and the answers say the same."""
     count = np.bincount(answers.row, minlength=table.num_rows)
     known = impossible = np.zeros(table.num_rows, dtype=np.bool_)
     if "is_impossible" in table.column_names:
-        column = _whole(table.column("is_impossible"))
+        column = whole(table.column("is_impossible"))
         known = column.is_valid().to_numpy(zero_copy_only=False)
         impossible = column.fill_null(False).to_numpy(zero_copy_only=False)
     faulty.note(
@@ -274,7 +248,7 @@ def _check_answerable(table: pa.Table, answers: _Answers, faulty: _Faulty) -> No
     )
 
 
-def _find_starts(contexts: pa.Array, codes: Integers, answers: _Answers, faulty: _Faulty) -> None:
+def _find_starts(contexts: pa.Array, codes: Integers, answers: _Answers, faulty: Faulty) -> None:
     """Set the starts that the source leaves open, where the answer occurs exactly once."""
     remedy = "Give answer_start, in characters."
     for at in np.flatnonzero(answers.unknown).tolist():
@@ -289,7 +263,7 @@ def _find_starts(contexts: pa.Array, codes: Integers, answers: _Answers, faulty:
             faulty.note(row[None], "answer_start", reason, remedy)
 
 
-def _check_spans(contexts: pa.Array, codes: Integers, answers: _Answers, faulty: _Faulty) -> None:
+def _check_spans(contexts: pa.Array, codes: Integers, answers: _Answers, faulty: Faulty) -> None:
     good = stands(contexts, codes[answers.row], answers.start, answers.text)
     for at in np.flatnonzero(~good).tolist():
         row = answers.row[at]
@@ -323,9 +297,9 @@ def _assembled(table: pa.Table, contexts: pa.Array, codes: Integers, answers: _A
     ends = np.cumsum(np.bincount(answers.row, minlength=count))
     offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
     starts = np.clip(answers.start, -1, np.iinfo(np.int32).max)  # those beyond are faulty
-    title = _text(table, "title").fill_null("")
-    hashes = _hex(tables.content_hash(pa.table({"context": contexts}), ["context"]))
-    split = _text(table, "split")
+    title = as_text(table, "title").fill_null("")
+    hashes = named_by(tables.content_hash(pa.table({"context": contexts}), ["context"]))
+    split = as_text(table, "split")
     columns = {
         "group": pc.if_else(pc.equal(title, ""), hashes.take(pa.array(codes)), title),
         "split": pc.if_else(pc.equal(split, ""), pa.scalar(None, pa.string()), split),
@@ -335,57 +309,9 @@ def _assembled(table: pa.Table, contexts: pa.Array, codes: Integers, answers: _A
             [contexts.take(pa.array(codes[at : at + tables.BATCH])) for at in range(0, count, tables.BATCH)],
             pa.string(),
         ),
-        "question": _text(table, "question").fill_null(""),
+        "question": as_text(table, "question").fill_null(""),
         "answer_start": pa.ListArray.from_arrays(offsets, pa.array(starts, pa.int32())),
         "answer_text": pa.ListArray.from_arrays(offsets, answers.text),
     }
-    columns["id"] = _identified(_text(table, "id"), pa.table(columns))
+    columns["id"] = identified(as_text(table, "id"), pa.table(columns), CONTENT)
     return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
-
-
-def _text(table: pa.Table, name: str) -> pa.Array:
-    """A column as text, null where the source has none."""
-    if name not in table.column_names:
-        return pa.nulls(table.num_rows, pa.string())
-    return _whole(table.column(name)).cast(pa.string())
-
-
-def _hex(hashes: NDArray[np.uint64]) -> pa.Array:
-    return pa.array([f"{value:016x}" for value in hashes.tolist()], pa.string())
-
-
-def _identified(ids: pa.Array, rows: pa.Table) -> pa.Array:
-    """Ids, with a hash of the content for rows that have none; equal rows are numbered, since cleaning judges them."""
-    missing = pc.equal(ids, "").fill_null(True)
-    where = _indices(missing)
-    if not len(where):
-        return ids
-    content = ["context", "question", "answer_text", "answer_start"]
-    made = pd.Series(_hex(tables.content_hash(rows.take(pa.array(where)), content)).to_pylist())
-    again = made.groupby(made).cumcount()
-    made = made.where(again == 0, made + "-" + (again + 1).astype(str))
-    return pc.replace_with_mask(ids, missing, pa.array(made.tolist(), pa.string()))
-
-
-def _check_ids(rows: pa.Table, places: pa.ChunkedArray, faulty: _Faulty) -> None:
-    """Of sound rows with one id the first stays."""
-    sound = np.setdiff1d(np.arange(rows.num_rows), np.array(list(faulty.found), dtype=np.int64))
-    ids = pd.Series(rows.column("id").take(pa.array(sound)).to_pylist(), index=sound, dtype=object)
-    again = ids[ids.duplicated()]
-    first = ids[ids.isin(again)].drop_duplicates()
-    places_of = dict(zip(first, places.take(pa.array(first.index.to_numpy())).to_pylist(), strict=True))
-    for row, id_ in again.items():
-        faulty.note(np.array([row]), "id", f"the id is already that of {places_of[id_]}", "Give every row its own id.")
-
-
-def _sound(rows: pa.Table, places: pa.ChunkedArray, faulty: _Faulty, file: str) -> tuple[pa.Table, list[Fault]]:
-    wrong = sorted(faulty.found)
-    where = pa.array(wrong, pa.int64())
-    found = zip(wrong, places.take(where).to_pylist(), rows.column("id").take(where).to_pylist(), strict=True)
-    faults = []
-    for row, place, id_ in found:
-        name, reason, remedy = faulty.found[row]
-        faults.append(Fault(file, reason, remedy, row=place, field=name, id=id_))
-    keep = np.ones(rows.num_rows, dtype=np.bool_)
-    keep[wrong] = False
-    return rows.filter(pa.array(keep)), faults
