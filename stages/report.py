@@ -26,7 +26,7 @@ def main(run: Run) -> None:
         if not floor.reached:
             seen = page.decimal(floor.observed)
             print(
-                f"report: {page.label(floor.metric)} on test is {seen}, below its floor {floor.minimum:g}", flush=True
+                f"report: {page.title(floor.metric)} on test is {seen}, below its floor {floor.minimum:g}", flush=True
             )
 
 

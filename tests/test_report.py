@@ -122,6 +122,7 @@ def write_stages(layout: Layout) -> None:
         stage("tokenization").mkdir(exist_ok=True)
         write_features(stage("tokenization") / f"{split}.arrow", 7 + number)
     (stage("tokenization") / "quarantine.jsonl").write_text("")
+    write_json(stage("tokenization") / "learned.json", {})
     tables.write(pa.table({"id": pa.array(["q1"])}), stage("tokenization") / "misaligned.parquet")
     write_model(stage("training") / "model")
     (stage("training") / "model" / "training_args.bin").write_bytes(b"a pickle")

@@ -3,7 +3,8 @@
 from typing import Any
 
 from trainwright.report.facts import Facts
-from trainwright.report.page import cell, environment, headline, label, model_name, points, precision, score_rows
+from trainwright.report.page import environment, model_name, points, precision, score_rows, title
+from trainwright.scoring.wording import cell, headline, label
 
 HEADS = {  # what follows "For" in an architecture's name: the Hub's pipeline tag, and transformers' class
     "QuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
@@ -73,7 +74,7 @@ def _results(facts: Facts, task_type: str | None) -> list[Any]:
             dataset_split="test",
             dataset_revision=facts.source.get("commit") or facts.source.get("revision"),
             metric_type=HUB_METRICS.get(name, name),
-            metric_name=label(name),
+            metric_name=title(name),
             metric_value=round(value, 4),
         )
         for name in headline(facts.metrics)

@@ -13,18 +13,8 @@ from ruamel.yaml import YAML
 from trainwright.gates.runner import bounds, observed
 from trainwright.report import plots
 from trainwright.report.facts import Facts, Step
+from trainwright.scoring.wording import cell, headline, label
 
-LABELS = {
-    "exact": "Exact match",
-    "f1": "F1",
-    "HasAns": "with an answer",
-    "NoAns": "without an answer",
-    "best_exact": "best exact match (threshold found on test)",
-    "best_f1": "best F1 (threshold found on test)",
-    "best_exact_threshold": "at the threshold",
-    "best_f1_threshold": "at the threshold",
-    "null_threshold": "no-answer threshold",
-}
 SPLITS = plots.SPLITS
 MOST_SLICES = 24
 CONTENTS = (
@@ -58,6 +48,7 @@ def environment() -> Environment:
         "bounds": bounds,
         "observed": observed,
         "label": label,
+        "title": title,
         "known": known,
         "seconds": seconds,
         "decimal": decimal,
@@ -69,9 +60,10 @@ def environment() -> Environment:
     return templates
 
 
-def label(name: str) -> str:
-    """A key of the metrics in words."""
-    return LABELS.get(name) or name.replace("_", " ")
+def title(name: str) -> str:
+    """A key of the metrics in words, as a heading begins."""
+    words = label(name)
+    return words[:1].upper() + words[1:]
 
 
 def known(value: Any) -> str:
@@ -102,30 +94,12 @@ def model_name(uri: str) -> str:
     return uri.partition(":")[2].partition("@")[0] or uri
 
 
-def headline(metrics: dict[str, Any]) -> list[str]:
-    """The names of the scores that have a value with an interval, on any split."""
-    found = (
-        name
-        for split in SPLITS
-        for name, score in (metrics.get(split) or {}).items()
-        if isinstance(score, dict) and "value" in score
-    )
-    return list(dict.fromkeys(found))
-
-
-def cell(scores: Any, name: str) -> dict[str, Any]:
-    """A score as value, low and high; None where it was not computed. In groups a score is a bare number."""
-    score = (scores or {}).get(name)
-    given = score if isinstance(score, dict) else {"value": score}
-    return {key: given.get(key) for key in ("value", "low", "high")}
-
-
 def _view(facts: Facts) -> dict[str, Any]:
     metrics, names = facts.metrics, headline(facts.metrics)
     test = metrics.get("test") or {}
     promises = [promise for gate in facts.gates for promise in gate["promises"]]
     cards = [
-        {"label": label(name), **{split: cell(metrics.get(split), name) for split in SPLITS}}
+        {"label": title(name), **{split: cell(metrics.get(split), name) for split in SPLITS}}
         for name in sorted(names, reverse=True)
     ]
     parameters = io.StringIO()
@@ -215,7 +189,7 @@ def _curves(facts: Facts) -> Any:
 
 def _intervals(metrics: dict[str, Any], names: list[str]) -> Markup | None:
     records = [
-        {"score": label(name), "split": split, "words": points(given["value"]), **given}
+        {"score": title(name), "split": split, "words": points(given["value"]), **given}
         for name in names
         for split in SPLITS
         for given in [cell(metrics.get(split), name)]

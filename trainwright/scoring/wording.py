@@ -69,7 +69,7 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
 def kind(metrics: Mapping[str, Any], name: str) -> dict[str, str]:
     """The `unit` of a score and which way it is `better`, as any split says it."""
     found = ((metrics.get(split) or {}).get(name) for split in SPLITS)
-    score = next((entry for entry in found if is_score(entry)), {})
+    score: dict[str, Any] = next((entry for entry in found if isinstance(entry, dict) and is_score(entry)), {})
     return {"unit": str(score.get("unit") or POINTS), "better": str(score.get("better") or "higher")}
 
 
