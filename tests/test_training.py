@@ -98,7 +98,7 @@ def seal_and_die(folder, progress):
     if folder.name == {die!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoints.seal = seal_and_die
-test_training.run_training(Path({tiny!r}), Path({out!r}))
+test_training.run_training(Path({tiny!r}), Path({out!r}), {settings})
 """
 
 
@@ -110,7 +110,8 @@ def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def killed_at(checkpoint: str, tiny: Path, out: Path) -> None:
-    code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), die=checkpoint, tiny=str(tiny), out=str(out))
+    places = {"root": str(ROOT), "tests": str(ROOT / "tests"), "tiny": str(tiny), "out": str(out)}
+    code = KILLED.format(die=checkpoint, settings=None, **places)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
@@ -394,7 +395,8 @@ def test_raw_outputs_keep_the_best_places_of_the_context_alone(side, tiny, tmp_p
 
 def test_a_killed_training_leaves_nothing_that_looks_like_a_whole_checkpoint(tiny, tmp_path):
     """Killed at any moment, every checkpoint that has a manifest is one whose files all match it."""
-    code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), die="never", tiny=str(tiny), out=str(tmp_path))
+    places = {"root": str(ROOT), "tests": str(ROOT / "tests"), "tiny": str(tiny), "out": str(tmp_path)}
+    code = KILLED.format(die="never", settings=None, **places)
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )

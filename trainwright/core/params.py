@@ -118,10 +118,21 @@ class Splitting(Section):
         return self
 
 
+class Lora(Section):
+    """`merge` also writes the whole weights with the adapter multiplied in."""
+
+    rank: POSITIVE = 8
+    alpha: POSITIVE = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    merge: bool = False
+
+
 class Training(Section):
     """`warmup` is a share of all steps; `checkpoint_every` counts optimizer steps; `freeze` reads like
     "embeddings, first 2"; `layer_decay` multiplies the learning rate once for every layer below the top;
     `early_stopping` is the number of epochs without a better validation before training ends (0: never).
+    `adapter: lora` trains an adapter beside the frozen base model. `teacher: pipeline:NAME` has the model learn from
+    another one's softened probabilities as well: they weigh `teacher_weight`, at `temperature`.
     """
 
     seed: NATURAL = 42
@@ -140,6 +151,11 @@ class Training(Section):
     checkpoint_every: POSITIVE = 200
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    adapter: Literal["none", "lora"] = "none"
+    lora: Lora = Lora()
+    teacher: Annotated[str, Field(pattern=r"^(none|pipeline:[a-z0-9-]+)$")] = "none"
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 2.0
 
     FROZEN: ClassVar[re.Pattern[str]] = re.compile(r"^(embeddings)?(?:, )?(?:first (\d+))?$")
 

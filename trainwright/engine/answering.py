@@ -12,7 +12,7 @@ from trainwright import sources
 from trainwright.core import layout, tasks
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Evaluation, Source
-from trainwright.engine import base_model
+from trainwright.engine import adapters, base_model
 
 SETTINGS = "trainwright.json"
 CHUNK = 2_000
@@ -24,6 +24,7 @@ class Published:
     """What a published folder says of its model: the task, and what the model needs to predict."""
 
     task: str
+    base_model: dict[str, Any]
     learned: dict[str, Any]
     language: str
     tokenization: Any
@@ -41,7 +42,7 @@ def read_settings(folder: Path) -> Published:
         sections = tasks.load(content["task"], "params").SECTIONS
         chosen = {k: sections[k].model_validate(content[k]) for k in ("tokenization", "postprocessing")}
         chosen["evaluation"] = sections.get("evaluation", Evaluation).model_validate(content.get("evaluation", {}))
-        kept = {k: dict(content[k]) for k in ("learned", "tuned")}
+        kept = {k: dict(content[k]) for k in ("base_model", "learned", "tuned")}
         return Published(content["task"], language=content["language"], **kept, **chosen)
     except FileNotFoundError:
         raise InputError(Fault(str(folder), f"it holds no {SETTINGS}", remedy)) from None
@@ -58,7 +59,8 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
     be read, or more than one row in a hundred is bad.
     """
     settings = read_settings(folder)
-    base_model.check_loadable(f"folder:{folder}", folder)
+    if not adapters.there(folder):
+        base_model.check_loadable(f"folder:{folder}", folder)
     part = tasks.load(settings.task, "rows")
     suffixes = ((form, end) for form, ends in sources.SUFFIXES.items() for end in ends)
     form = next((form for form, end in suffixes if source.name.lower().endswith(end)), "squad")
@@ -96,7 +98,7 @@ def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> It
     import transformers
 
     from trainwright.engine.batching import FeatureTable
-    from trainwright.engine.prediction import load_model, raw_outputs, resolve_precision
+    from trainwright.engine.prediction import raw_outputs, resolve_precision
 
     features, model_part, predictions = (
         tasks.load(settings.task, "features"),
@@ -104,7 +106,7 @@ def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> It
         tasks.load(settings.task, "predictions"),
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = load_model(model_part.AUTO_CLASS, folder)
+    model = adapters.load_trained(model_part.AUTO_CLASS, folder, lambda: base_model.find(settings.base_model))
     precision = resolve_precision("auto")
     for start in range(0, rows.num_rows, CHUNK):
         chunk = rows.slice(start, CHUNK)

@@ -41,6 +41,19 @@ def resolve(layout: Layout, params: Pipeline) -> Path:
     return folder
 
 
+def find(pinned: dict[str, Any]) -> Path:
+    """The folder of the base model that a pin speaks of, wherever it is on this machine.
+
+    Raises InputError where it is not here, or its files are not those of the pin.
+    """
+    folder = locate(pinned["uri"], Path.cwd())
+    changed = _changed(pinned["files"], _describe(pinned["uri"], folder)["files"])
+    if changed:
+        reason = f"files of {pinned['uri']} are not those that the adapter was trained on: {', '.join(changed)}"
+        raise InputError(Fault(str(folder), reason, "Install the same base model, or publish with `lora.merge: true`."))
+    return folder
+
+
 def pin(layout: Layout, params: Pipeline) -> dict[str, Any]:
     """Write the pin of the base model as it is now, and return it."""
     content = _describe(params.base_model, locate(params.base_model, layout.root))
@@ -68,10 +81,13 @@ def verify(layout: Layout, params: Pipeline, folder: Path) -> None:
         raise InputError(_fault(layout, "there is no pin of the base model"))
     if content.get("uri") != params.base_model:
         raise InputError(_fault(layout, f"the pin is of {content.get('uri')}, params.yaml names {params.base_model}"))
-    found = _describe(params.base_model, folder)["files"]
-    changed = sorted(name for name in {*found, *content["files"]} if found.get(name) != content["files"].get(name))
+    changed = _changed(content["files"], _describe(params.base_model, folder)["files"])
     if changed:
         raise InputError(_fault(layout, f"files of {params.base_model} are not those pinned: {', '.join(changed)}"))
+
+
+def _changed(pinned: dict[str, str], found: dict[str, str]) -> list[str]:
+    return sorted(name for name in {*found, *pinned} if found.get(name) != pinned.get(name))
 
 
 def _fault(layout: Layout, reason: str) -> Fault:

@@ -32,25 +32,36 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def load_model(
-    auto_class: str, folder: Path, settings: Mapping[str, Any] | None = None, dropout: float | None = None
-) -> Any:
+def load_model(auto_class: str, folder: Path, settings: Mapping[str, Any] | None = None) -> Any:
     """A model in float32 from a local folder: safetensors alone, no code but transformers' own.
 
-    Raises InputError for a folder that transformers cannot load as `auto_class`.
+    `settings` replace values of a base model's configuration. A head that the folder has no weights for, or weights
+    of another size, is then drawn from torch's random state: seed it first.
 
-    `settings` replace values of a base model's configuration; a head that the folder has no weights for, or
-    weights of another size, is drawn from torch's random state: seed it first. `dropout` replaces the rate of every
-    dropout that the configuration names.
+    Raises InputError for a folder that transformers cannot load as `auto_class`.
+    """
+    return load_base(auto_class, folder, folder, settings)[0]
+
+
+def load_base(
+    auto_class: str,
+    folder: Path,
+    config_folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    dropout: float | None = None,
+) -> tuple[Any, list[str]]:
+    """`load_model` under the configuration of `config_folder`, and the names of the parameters that are new.
+
+    `dropout` replaces the rate of every dropout that the configuration names.
     """
     import torch
     import transformers
     from safetensors import SafetensorError
 
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(config_folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(folder, auto_class, error) from error
+        raise _unloadable(config_folder, auto_class, error) from error
     for name, value in (settings or {}).items():
         setattr(config, name, value)
     if dropout is not None:
@@ -61,14 +72,15 @@ def load_model(
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
     try:
-        return getattr(transformers, auto_class).from_pretrained(
+        model, found = getattr(transformers, auto_class).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=settings is not None,
+            ignore_mismatched_sizes=settings is not None or folder != config_folder,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -76,6 +88,7 @@ def load_model(
         raise _unloadable(folder, auto_class, error) from error
     finally:
         logging.set_verbosity(verbosity)
+    return model, sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
 
 
 def _unloadable(folder: Path, auto_class: str, error: Exception) -> InputError:

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 import transformers
-from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.params import Training
 from trainwright.core.process import TERMINAL
-from trainwright.engine import checkpoints, prediction
+from trainwright.engine import adapters, checkpoints, losses, prediction
 from trainwright.engine.batching import FeatureTable, SimilarLengths
 
 LOG_EVERY = 10
@@ -32,7 +31,7 @@ SMALLER_BATCHES = 2
 class Job:
     """One training. `part` is the task's model part, `base` the base model's folder, `settings` what the data decide
     of its configuration, `data` has the features of "train" and "validation". Checkpoints and best weights lie in
-    `run`, curves go to `live`.
+    `run`, curves go to `live`. `teacher` is the folder of a model of the same task and tokenizer to learn from.
     """
 
     part: Any
@@ -43,6 +42,7 @@ class Job:
     params: Training
     run: Path
     live: Path
+    teacher: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,21 @@ def train(job: Job) -> Trained:
     raise AssertionError("unreachable")
 
 
+def export(job: Job, trained: Trained, folder: Path, base_model: str) -> None:
+    """Copy the best weights and their configuration into a model's folder; an adapter calls its base `base_model`."""
+    if job.params.adapter == "none":
+        for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
+            for path in trained.weights.glob(pattern):
+                shutil.copyfile(path, folder / path.name)
+        return
+    adapters.keep(trained.weights, folder, base_model)
+    model = prediction.load_model(job.part.AUTO_CLASS, job.base, job.settings)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if job.params.lora.merge:
+        adapters.load(job.part.AUTO_CLASS, folder, job.base).save_pretrained(folder)
+
+
 def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
@@ -87,8 +102,10 @@ def _device() -> str:
 def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -> "_Trainer":
     params = job.params
     transformers.set_seed(params.seed)
-    model = prediction.load_model(job.part.AUTO_CLASS, job.base, job.settings, params.dropout)
+    model, new = prediction.load_base(job.part.AUTO_CLASS, job.base, job.base, job.settings, params.dropout)
     freeze(model, params)
+    if params.adapter == "lora":
+        model = adapters.add(model, new, params.lora)
     arguments = TrainingArguments(
         output_dir=str(job.run),
         seed=params.seed,
@@ -112,6 +129,25 @@ def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # the stock trainer would multiply the batch by the devices it sees
     return _Trainer(job, model, arguments, machine)
+
+
+def _teacher(job: Job, model: Any) -> Any:
+    """The model to learn from, on this machine's device; None where there is none.
+
+    Raises InputError where it names other classes than `model` does.
+    """
+    if job.teacher is None:
+        return None
+    teacher = prediction.load_model(job.part.AUTO_CLASS, job.teacher)
+    if teacher.config.id2label != model.config.id2label:
+        reason = f"the teacher's labels are {_labels(teacher)}, the student's {_labels(model)}"
+        remedy = "Train the teacher on the same labels."
+        raise InputError(Fault("params.yaml", reason, remedy, field="training.teacher"))
+    return teacher.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _labels(model: Any) -> str:
+    return ", ".join(map(str, model.config.id2label.values()))
 
 
 def freeze(model: Any, params: Training) -> None:
@@ -157,6 +193,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         self.best: str | None = None
         self.best_loss = float("inf")
         self.stale = 0
+        self.teacher = _teacher(job, model)
         super().__init__(
             model=model,
             args=arguments,
@@ -244,18 +281,20 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002
     ) -> Any:
-        """The task's loss; with label smoothing (Szegedy et al., 2016) its targets' cross entropy, smoothed."""
+        """The task's loss, or that of smoothed labels; a teacher's softer ones besides."""
+        params, part = self.params, self.job.part
         output = model(**inputs)
-        if not self.params.label_smoothing:
-            loss = self.job.part.loss(output, inputs)
-            return (loss, output) if return_outputs else loss
-        pairs = self.job.part.targets(output, inputs)
-        if not pairs:
-            reason, remedy = "the model names no classes that could be smoothed", "Set it to 0."
-            raise InputError(Fault("params.yaml", reason, remedy, field="training.label_smoothing"))
-        smoothing = self.params.label_smoothing
-        losses = [cross_entropy(logits, labels, label_smoothing=smoothing) for logits, labels in pairs]
-        loss = torch.stack(losses).mean()
+        pairs = part.targets(output, inputs) if params.label_smoothing or self.teacher else None
+        if pairs == []:
+            field = "training.teacher" if self.teacher else "training.label_smoothing"
+            reason = "the model of this task names no classes"
+            raise InputError(Fault("params.yaml", reason, f"Take {field} out.", field=field))
+        loss = losses.smoothed(pairs, params.label_smoothing) if params.label_smoothing else part.loss(output, inputs)
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = part.targets(self.teacher(**inputs), inputs)
+            soft = losses.distilled(pairs, wanted, params.temperature)
+            loss = (1 - params.teacher_weight) * loss + params.teacher_weight * soft
         return (loss, output) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -52,12 +52,12 @@ def _sound(model: Path) -> Iterator[Promise]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(folder.rglob("*.safetensors"))
 
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 over names and contents of the folder's weights; of nothing where there are none."""
-    lines = [f"{digest(path)}  {path.name}\n" for path in weight_files(folder)]
+    lines = [f"{digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in weight_files(folder)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

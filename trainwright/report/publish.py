@@ -23,6 +23,7 @@ def assemble(facts: Facts, model: Path, target: Path) -> None:
             shutil.copyfile(model / name, target / name)
     settings = {
         **{key: facts.params[key] for key in ("task", "language", "tokenization", "evaluation", "postprocessing")},
+        "base_model": {key: facts.base[key] for key in ("uri", "files")},
         "learned": facts.learned,
         "tuned": facts.tuned,
         "pipeline": facts.pipeline,
