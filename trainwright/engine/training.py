@@ -284,7 +284,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         """The task's loss, or that of smoothed labels; a teacher's softer ones besides."""
         params, part = self.params, self.job.part
         output = model(**inputs)
-        pairs = part.targets(output, inputs) if params.label_smoothing or self.teacher else None
+        pairs: Any = part.targets(output, inputs) if params.label_smoothing or self.teacher else None
         if pairs == []:
             field = "training.teacher" if self.teacher else "training.label_smoothing"
             reason = "the model of this task names no classes"
