@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from trainwright import tables
 from trainwright.core import layout, process, tasks
-from trainwright.core.errors import Fault, InputError
+from trainwright.core.errors import Fault
 from trainwright.tasks.interface import Features
 
 CHARACTERS = 4_000_000  # of text that are tokenized at a time, so that long contexts do not fill the memory
@@ -61,20 +61,6 @@ def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
         yield rows.slice(begin, end - begin)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The base model's tokenizer, from files alone. Raises InputError when they cannot be read as one."""
-    from transformers import AutoTokenizer
-
-    try:
-        json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]  # what is no such file fails later, oddly
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # `tokenizers` raises the bare class
-        if isinstance(error, MemoryError):
-            raise
-        reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
-
-
 def write(
     source: Path, target: Path, task: Features, tokenizer: Any, params: Any, learned: dict[str, Any]
 ) -> Iterator[Tokenized]:
@@ -92,7 +78,7 @@ def main(run: process.Run) -> None:
 
     splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
     base = base_model.resolve(run.layout, run.params)
-    tokenizer = load_tokenizer(base)
+    tokenizer = base_model.load_tokenizer(base)
     tokenizer.model_max_length = min(tokenizer.model_max_length, base_model.longest_input(base))
     task.check_tokenizer(tokenizer, params)
     learned = task.learn(tables.batches(splits / "train.parquet"), tokenizer, params)

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no defect of ours
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 BEAT = """

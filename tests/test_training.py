@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from hypothesis import strategies as st
 
 from trainwright.core.errors import InputError, MachineryError
 from trainwright.core.layout import digest
-from trainwright.core.params import Training
+from trainwright.core.params import Training, TrainingGate
 from trainwright.engine import checkpoints
 from trainwright.engine.batching import FeatureTable, SimilarLengths, longest_first
+from trainwright.engine.prediction import precision_on
+from trainwright.gates import models
+from trainwright.gates.promises import Checked
 from trainwright.tasks.qa import model as part
 
 ROOT = Path(__file__).parent.parent
@@ -131,6 +135,20 @@ def test_the_curves_of_a_resumed_training_are_those_of_a_whole_one(tiny, whole, 
     for curve in ("train/loss.tsv", "validation/loss.tsv"):
         path = f"live/plots/metrics/{curve}"
         assert (tmp_path / path).read_text() == (whole[1] / path).read_text()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_loss_has_fallen_only_where_there_are_two_steps_to_compare(epochs, tiny, tmp_path):
+    one_batch = SETTINGS.model_copy(update={"epochs": epochs, "batch_size": 200})
+    facts = run_training(tiny, tmp_path, one_batch).facts
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    promises = models.trained(Checked(tmp_path, Path), TrainingGate())
+    (drop,) = [promise for promise in islice(promises, 4) if promise.name == "loss_drop"]
+    assert facts["steps"] == epochs
+    if epochs == 1:
+        assert (facts["last_loss"], drop.value) == (None, None)
+    else:
+        assert drop.value == facts["first_loss"] - facts["last_loss"]
 
 
 def test_training_learns_and_its_facts_say_so(whole):
@@ -265,6 +283,26 @@ def loaded(tiny: Path):
     return load_model(part.AUTO_CLASS, tiny / "base")
 
 
+@pytest.mark.parametrize(
+    ("device", "native", "wanted", "got"),
+    [
+        ("cuda", True, "auto", "bfloat16"),
+        ("cuda", False, "auto", "float32"),
+        ("cpu", True, "auto", "bfloat16"),
+        ("cpu", False, "auto", "float32"),
+        ("cpu", False, "bfloat16", "bfloat16"),
+        ("cuda", False, "float32", "float32"),
+    ],
+)
+def test_the_precision_is_what_the_machine_has_unless_it_is_said(device, native, wanted, got):
+    assert precision_on(device, native, wanted) == got
+
+
+def test_bfloat16_on_a_cuda_device_without_it_is_a_wrong_parameter():
+    with pytest.raises(InputError, match=r"training\.precision.*has no bfloat16"):
+        precision_on("cuda", False, "bfloat16")
+
+
 def test_bias_and_normalisation_are_not_decayed(tiny, tmp_path):
     from transformers import Trainer, TrainingArguments
 
@@ -307,6 +345,40 @@ def test_frozen_parts_do_not_train(wish, frozen, tiny):
     freeze(model, Training(freeze=wish))
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad != any(name.startswith(part) for part in frozen), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "frozen"),
+    [
+        ("GPT2LMHeadModel", {"transformer.wte.", "transformer.wpe.", "transformer.h.0."}),
+        ("T5ForConditionalGeneration", {"shared.", "encoder.block.0.", "decoder.block.0."}),
+    ],
+)
+def test_embeddings_and_layers_are_known_under_the_names_of_other_architectures(kind, frozen):
+    import transformers
+
+    from trainwright.engine.training import freeze
+
+    small = {"n_layer": 2, "n_embd": 16, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    small |= {"num_layers": 2, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2}
+    model = getattr(transformers, kind)(getattr(transformers, kind).config_class(vocab_size=50, **small))
+    freeze(model, Training(freeze="embeddings, first 1"))
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != any(name.startswith(part) for part in frozen), name
+
+
+def test_what_a_model_does_not_have_cannot_be_frozen(tiny):
+    import torch
+
+    from trainwright.engine.training import freeze
+
+    with pytest.raises(InputError, match=r"training\.freeze.*has 2 layers. Name at most 2") as error:
+        freeze(loaded(tiny), Training(freeze="embeddings, first 3"))
+    assert error.value.faults[0].file == "params.yaml"
+    with pytest.raises(InputError, match="no numbered layers"):
+        freeze(torch.nn.Linear(2, 2), Training(freeze="first 1"))
+    with pytest.raises(InputError, match="no embeddings"):
+        freeze(torch.nn.Linear(2, 2), Training(freeze="embeddings"))
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=300), st.integers(1, 16), st.integers(0, 5))

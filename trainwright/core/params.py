@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -257,9 +257,20 @@ class Operation(Section):
 
 
 class Params(Section):
+    """The whole file. `dispatch`, which is to say on what worker a stage runs, is refused until there are workers:
+    a label that is silently left out would train on the wrong machine.
+    """
+
     pipelines: dict[str, Pipeline]
     operations: dict[str, dict[Literal[STAGES], Operation]] = {}  # type: ignore[valid-type]
     dispatch: dict[str, dict[Literal[STAGES], str]] = {}  # type: ignore[valid-type]
+
+    @field_validator("dispatch")
+    @classmethod
+    def _nowhere_else(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            raise PydanticCustomError("unavailable", "dispatch is not available yet: every stage runs here")
+        return value
 
     @model_validator(mode="after")
     def _names(self) -> "Params":
@@ -347,6 +358,8 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
         reason, remedy = "missing", f"Add `{where[-1]}:`{empty}."
     elif kind == "value_error":
         reason = str(problem["ctx"]["error"])
+    elif kind == "unavailable":
+        remedy = "Remove the section."
     elif kind in {"model_type", "dict_type"}:
         reason, remedy = "must be a section, of lines `key: value`", "Indent its lines below it."
     elif not isinstance(value, dict | list):

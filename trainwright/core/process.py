@@ -18,6 +18,7 @@ from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 
 PR_SET_PDEATHSIG = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
 
 
@@ -79,6 +80,11 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
         _fail(failure, 3, str(error))
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         sys.exit(3)
+    except KeyboardInterrupt:  # plain `dvc repro` shares a terminal, and its Ctrl-C, with the stage
+        words = "interrupted; nothing half-written is left, and the next run does this stage again"
+        _fail(failure, INTERRUPTED, words)
+        print(f"{name}: {words}", file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
     except BaseException:
         _fail(failure, 3, traceback.format_exc())
         raise

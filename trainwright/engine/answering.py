@@ -56,8 +56,9 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
 
     Returns how many rows were predicted, and the faults of those that were not, which are also listed in
     `<target>.quarantine.jsonl`. Raises InputError when the folder is no published model, the file cannot
-    be read, or more than one row in a hundred is bad.
+    be read, the target cannot be written, or more than one row in a hundred is bad.
     """
+    _require_place(source, target)
     settings = read_settings(folder)
     if not adapters.there(folder):
         base_model.check_loadable(f"folder:{folder}", folder)
@@ -68,8 +69,7 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
     rows, faults = part.from_source(table, str(source), answered=False)
     _too_many(faults, table.num_rows, source)
     answered = 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.partial")
+    aside = _open_aside(target)
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write("{")
@@ -93,10 +93,28 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
     return answered, faults
 
 
+def _require_place(source: Path, target: Path) -> None:
+    """Raises InputError where the answers would replace a folder or the questions."""
+    if target.is_dir():
+        raise InputError(Fault(str(target), "it is a folder", "Name the JSON file to write."))
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InputError(Fault(str(target), "it is the file of questions itself", "Name another file to write."))
+
+
+def _open_aside(target: Path) -> Path:
+    """The empty file that is to become `target`. Raises InputError where none can be written there."""
+    aside = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(b"")
+    except OSError as error:
+        remedy = "Name a file in a folder that may be written to."
+        raise InputError(Fault(str(target), f"it cannot be written ({error.strerror})", remedy)) from None
+    return aside
+
+
 def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> Iterator[tuple[pa.Table, list[Fault]]]:
     """Predictions and faults of the rows, CHUNK by CHUNK."""
-    import transformers
-
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.prediction import raw_outputs, resolve_precision
 
@@ -105,7 +123,7 @@ def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> It
         tasks.load(settings.task, "model"),
         tasks.load(settings.task, "predictions"),
     )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = base_model.load_tokenizer(folder)
     model = adapters.load_trained(model_part.AUTO_CLASS, folder, lambda: base_model.find(settings.base_model))
     precision = resolve_precision("auto")
     for start in range(0, rows.num_rows, CHUNK):

@@ -122,6 +122,20 @@ def _licence(folder: Path) -> str:
     return str(data.get("license") or "unknown")
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model's folder, from files alone. Raises InputError when they cannot be read as one."""
+    from transformers import AutoTokenizer
+
+    try:
+        json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]  # what is no such file fails later, oddly
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # `tokenizers` raises the bare class
+        if isinstance(error, MemoryError):
+            raise
+        reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
+
+
 def longest_input(folder: Path) -> int:
     """The most tokens that the model has positions for, by its config.json; sys.maxsize where it sets no limit."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -14,16 +14,27 @@ from trainwright.engine.batching import FeatureTable, longest_first
 def resolve_precision(wanted: str) -> str:
     """`auto` as what this machine has: "bfloat16" where its processor multiplies it natively, else "float32".
 
-    A processor without the instructions computes bfloat16 by emulation, hundreds of times slower.
+    A processor without the instructions computes bfloat16 by emulation, hundreds of times slower. Raises InputError
+    as `precision_on` does.
     """
     import torch
 
-    if wanted != "auto":
-        return wanted
     if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native else "float32"
+        return precision_on("cuda", torch.cuda.is_bf16_supported(including_emulation=False), wanted)
+    return precision_on("cpu", torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), wanted)
+
+
+def precision_on(device: str, native: bool, wanted: str) -> str:
+    """`wanted` as a machine has it whose device ("cuda", "cpu") multiplies bfloat16 natively or does not.
+
+    Raises InputError for bfloat16 on a CUDA device without it; a processor computes it all the same.
+    """
+    if wanted == "auto":
+        return "bfloat16" if native else "float32"
+    if wanted == "bfloat16" and device == "cuda" and not native:
+        reason, remedy = "this machine's CUDA device has no bfloat16", "Write `auto` or `float32`."
+        raise InputError(Fault("params.yaml", reason, remedy, field="training.precision"))
+    return wanted
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:

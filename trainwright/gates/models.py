@@ -27,7 +27,8 @@ def trained(checked: Checked, limits: Any) -> Iterator[Promise]:
     facts, model = read_json(checked.folder / "facts.json"), checked.folder / "model"
     losses = {name: number(facts, f"{name}_loss") for name in ("first", "last", "best")}
     for name, loss in losses.items():
-        yield Promise(f"{name}_loss", f"the {name} loss is a number", loss, 0)
+        of = ", of a later step than the first," if name == "last" else ""
+        yield Promise(f"{name}_loss", f"the {name} loss{of} is a number", loss, 0)
     first, last = losses["first"], losses["last"]
     drop = None if first is None or last is None else first - last
     yield Promise("loss_drop", "the loss has fallen from first to last", drop, limits.min_loss_drop)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Text:
     """A text column (string, or list<string> of several texts a row), and the span columns that point into it.
 
-    `starts` (list<int32>, in characters) and `texts` (list<string>) are parallel list columns; a column of lists
-    has none. A row without the text is dropped, unless it is `optional`.
+    `starts` (list<int32>, in characters) and `texts` (list<string>) are parallel list columns: an edit of the text
+    moves the starts along and takes the texts anew, and augmentation leaves what lies in a span as it is. A column
+    of lists has none. A row without the text is dropped, unless it is `optional`.
     """
 
     column: str

@@ -1,0 +1,58 @@
+"""The process of a stage: how it ends when it is interrupted."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, Toy, wait
+
+CODE = """
+import time
+from pathlib import Path
+from trainwright.core import layout, process
+
+def main(run):
+    with layout.writing(run.layout.stage("cleaning")) as folder:
+        (folder / "rows.parquet").write_text("half")
+        Path("begun").touch()
+        time.sleep(600)
+
+process.stage("cleaning", main)
+"""
+
+
+def foreground() -> None:
+    """Make this process as a terminal's: leader of a group of its own, and open to Ctrl-C."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("command", [["stage.py", "sample-qa"], ["-m", "dvc", "repro"]], ids=["alone", "under dvc"])
+def test_ctrl_c_ends_a_stage_with_one_line_and_nothing_half_written(toy: Toy, command: list[str]) -> None:
+    """In a terminal Ctrl-C reaches every process of the foreground: dvc, and the stage that it runs."""
+    shutil.copy(ROOT / "params.yaml", toy.root)
+    toy.write("stage.py", CODE)
+    toy.stages(cleaning={"cmd": f"exec {sys.executable} stage.py sample-qa"})
+    child = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=toy.root,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=foreground,  # noqa: PLW1509
+    )
+    try:
+        wait((toy.root / "begun").exists, 60, "the stage did not begin")
+        os.killpg(child.pid, signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert "cleaning: interrupted; nothing half-written is left" in said
+    assert "Traceback" not in said
+    assert list((toy.root / "data/sample-qa").iterdir()) == []
+    failure = json.loads((toy.root / ".trainwright/failures/sample-qa/cleaning.json").read_text())
+    assert failure["exit_code"] == 130
+    assert child.returncode == 130 if "stage.py" in command else child.returncode != 0
