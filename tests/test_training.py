@@ -260,7 +260,7 @@ def test_adamw_decays_weights_apart_from_the_gradient():
     """One step by hand after Loshchilov and Hutter (2019): θ − η·(m̂/(√v̂ + ε) + λθ)."""
     import torch
 
-    from trainwright.engine.training import parameter_groups
+    from trainwright.engine.layers import parameter_groups
 
     layer = torch.nn.Linear(3, 1).double()
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
@@ -306,7 +306,7 @@ def test_bfloat16_on_a_cuda_device_without_it_is_a_wrong_parameter():
 def test_bias_and_normalisation_are_not_decayed(tiny, tmp_path):
     from transformers import Trainer, TrainingArguments
 
-    from trainwright.engine.training import parameter_groups
+    from trainwright.engine.layers import parameter_groups
 
     model = loaded(tiny)
     trainer = Trainer(model, TrainingArguments(output_dir=str(tmp_path), report_to="none"))
@@ -317,7 +317,7 @@ def test_bias_and_normalisation_are_not_decayed(tiny, tmp_path):
 
 
 def test_the_rate_falls_by_layer_from_the_head_down(tiny):
-    from trainwright.engine.training import parameter_groups
+    from trainwright.engine.layers import parameter_groups
 
     model = loaded(tiny)
     groups = parameter_groups(model, Training(learning_rate=0.1, layer_decay=0.5), [])
@@ -339,7 +339,7 @@ def test_the_rate_falls_by_layer_from_the_head_down(tiny):
     ],
 )
 def test_frozen_parts_do_not_train(wish, frozen, tiny):
-    from trainwright.engine.training import freeze
+    from trainwright.engine.layers import freeze
 
     model = loaded(tiny)
     freeze(model, Training(freeze=wish))
@@ -357,7 +357,7 @@ def test_frozen_parts_do_not_train(wish, frozen, tiny):
 def test_embeddings_and_layers_are_known_under_the_names_of_other_architectures(kind, frozen):
     import transformers
 
-    from trainwright.engine.training import freeze
+    from trainwright.engine.layers import freeze
 
     small = {"n_layer": 2, "n_embd": 16, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
     small |= {"num_layers": 2, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2}
@@ -370,7 +370,7 @@ def test_embeddings_and_layers_are_known_under_the_names_of_other_architectures(
 def test_what_a_model_does_not_have_cannot_be_frozen(tiny):
     import torch
 
-    from trainwright.engine.training import freeze
+    from trainwright.engine.layers import freeze
 
     with pytest.raises(InputError, match=r"training\.freeze.*has 2 layers. Name at most 2") as error:
         freeze(loaded(tiny), Training(freeze="embeddings, first 3"))

@@ -257,9 +257,7 @@ class Operation(Section):
 
 
 class Params(Section):
-    """The whole file. `dispatch`, which is to say on what worker a stage runs, is refused until there are workers:
-    a label that is silently left out would train on the wrong machine.
-    """
+    """The whole file. `dispatch` is refused as long as nothing heeds it."""
 
     pipelines: dict[str, Pipeline]
     operations: dict[str, dict[Literal[STAGES], Operation]] = {}  # type: ignore[valid-type]
@@ -277,9 +275,8 @@ class Params(Section):
         for name in self.pipelines:
             if not NAME.match(name):
                 raise ValueError(f"pipeline name {name!r} must be lower-case words joined by hyphens")
-        for name in (*self.operations, *self.dispatch):
-            if name not in self.pipelines:
-                raise ValueError(f"{name!r} in operations or dispatch is not a pipeline")
+        if wrong := [name for name in (*self.operations, *self.dispatch) if name not in self.pipelines]:
+            raise ValueError(f"{wrong[0]!r} in operations or dispatch is not a pipeline")
         return self
 
     def pipeline(self, name: str) -> Pipeline:
