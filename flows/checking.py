@@ -55,14 +55,15 @@ def _source(layout: Layout, params: Pipeline) -> str:
 
 def _base_model(layout: Layout, params: Pipeline) -> str:
     if reason := pinning.base_unpinned(layout, params):
-        base_model.locate(params.base_model, layout.root)
-        return f"base model   {params.base_model}: {reason}; the next run pins it"
-    base_model.resolve(layout, params)
-    return f"base model   {params.base_model}: as pinned"
+        if not params.scratch:
+            base_model.locate(params.base_uri, layout.root)
+        return f"base model   {params.base_uri}: {reason}; the next run pins it"
+    base_model.verify(layout, params)
+    return f"base model   {params.base_uri}: as pinned"
 
 
 def _disk(layout: Layout, params: Pipeline) -> str:
-    weights = sum(p.stat().st_size for p in base_model.locate(params.base_model, layout.root).glob("*.safetensors"))
+    weights = base_model.size(layout, params)
     files = [] if params.source.format == "hub" else sources.files(params.source, layout.root)
     rows = sum(file.path.stat().st_size for file in files)
     need = max(ROOM_AT_LEAST, ROOM_PER_MODEL * weights + ROOM_PER_SOURCE * rows)

@@ -26,9 +26,9 @@ def ensure(layout: Layout, params: Pipeline) -> list[str]:
         pins.verify(layout, params)
     if reason := base_unpinned(layout, params):
         base_model.pin(layout, params)
-        told.append(f"{reason}: pinned {params.base_model}")
-    elif not params.base_model.startswith("hub:"):
-        base_model.resolve(layout, params)
+        told.append(f"{reason}: pinned {params.base_uri}")
+    elif not params.base_uri.startswith("hub:"):
+        base_model.verify(layout, params)
     return told
 
 
@@ -41,7 +41,7 @@ def refresh(layout: Layout, params: Pipeline) -> list[str]:
     moved = "unchanged" if old == new else "pinned"
     return [
         f"source {moved}: {source_words(new)}{before if old != new else ''}",
-        f"base model {'unchanged' if old_base == base else 'pinned'}: {params.base_model}",
+        f"base model {'unchanged' if old_base == base else 'pinned'}: {params.base_uri}",
     ]
 
 
@@ -60,7 +60,10 @@ def base_unpinned(layout: Layout, params: Pipeline) -> str:
     pin = _read(layout.base_model_pin)
     if pin is None:
         return "" if layout.base_model_pin.exists() else "the base model has no pin yet"
-    return "" if pin.get("uri") == params.base_model else f"params.yaml names another base model than {pin.get('uri')}"
+    if pin.get("uri") != params.base_uri:
+        return f"params.yaml names another base model than {pin.get('uri')}"
+    wanted = params.scratch and params.scratch.model_dump(mode="json")
+    return "" if pin.get("scratch") == wanted else "params.yaml describes another model from scratch"
 
 
 def source_words(pin: dict[str, Any]) -> str:

@@ -29,7 +29,8 @@ def evaluation(
         if name == "untrained":  # the head it would have had at the first step of training
             transformers.set_seed(run.params.training.seed)
             learned = json.loads((features / "learned.json").read_text(encoding="utf-8"))
-            model = load_model(part.AUTO_CLASS, base, part.settings(learned))
+            scratch = run.params.scratch is not None
+            model = load_model(part.AUTO_CLASS, base, part.settings(learned), scratch=scratch)
         rows = FeatureTable.open(features / f"{'test' if name == 'untrained' else name}.arrow")
         outputs[name], losses[name] = raw_outputs(model, part, rows, tokenizer, run.params.evaluation, precision)
         print(f"evaluation: {name}: {len(rows):,} examples, loss {losses[name]:.3f}", flush=True)

@@ -4,7 +4,8 @@
 
 Writes train, validation and test.arrow (Arrow streams of the task's features), learned.json (what the train
 split tells, the labels for one), quarantine.jsonl (rows that no window can hold), misaligned.parquet (rows whose
-labels do not say the same once they are features) and tokenizer/.
+labels do not say the same once they are features) and tokenizer/ (where the model is from scratch, the tokenizer
+is trained on the train split here, and the model's config.json written beside it).
 """
 
 import json
@@ -73,13 +74,27 @@ def write(
             yield piece
 
 
-def main(run: process.Run) -> None:
-    from trainwright.engine import base_model
+def _tokenizer(run: process.Run, splits: Path) -> tuple[Any, Any]:
+    """The base model's tokenizer and None; or, from scratch, one trained on the train split and a configuration."""
+    from trainwright.engine import base_model, scratch
 
-    splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
+    if run.params.scratch:
+        base_model.verify(run.layout, run.params)
+        columns = [text.column for text in tasks.load(run.params.task, "rows").TEXTS]
+        texts = scratch.texts_of(splits / "train.parquet", columns)
+        tokenizer = scratch.train_tokenizer(texts, run.params.scratch)
+        print(f"tokenization: a {run.params.scratch.tokenizer} tokenizer of {len(tokenizer):,} tokens", flush=True)
+        return tokenizer, scratch.configuration(run.params.scratch, tokenizer)
     base = base_model.resolve(run.layout, run.params)
     tokenizer = base_model.load_tokenizer(base)
     tokenizer.model_max_length = min(tokenizer.model_max_length, base_model.longest_input(base))
+    return tokenizer, None
+
+
+def main(run: process.Run) -> None:
+
+    splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
+    tokenizer, configuration = _tokenizer(run, splits)
     task.check_tokenizer(tokenizer, params)
     learned = task.learn(tables.batches(splits / "train.parquet"), tokenizer, params)
     rows, faults, misaligned = 0, [], [pa.array([], pa.string())]
@@ -100,6 +115,8 @@ def main(run: process.Run) -> None:
         ids = pa.concat_arrays(misaligned)
         tables.write(pa.table({"id": ids}), folder / "misaligned.parquet")
         tokenizer.save_pretrained(folder / "tokenizer")
+        if configuration:
+            configuration.save_pretrained(folder / "tokenizer")
     print(f"tokenization: {len(faults):,} rows in quarantine, {len(ids):,} misaligned", flush=True)
 
 

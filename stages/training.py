@@ -30,11 +30,12 @@ def main(run: Run) -> None:
         part = tasks.load(run.params.task, "model")
         print(f"training: {len(data['train']):,} examples, up to {run.params.training.epochs} epochs", flush=True)
         settings = part.settings(json.loads((features / "learned.json").read_text(encoding="utf-8")))
-        job = Job(part, base, settings, tokenizer, data, run.params.training, checkpoint_folder, folder / "live")
+        live, scratch = folder / "live", run.params.scratch is not None
+        job = Job(part, base, settings, tokenizer, data, run.params.training, checkpoint_folder, live, scratch=scratch)
         trained = train(job)
         model = folder / "model"
         model.mkdir()
-        export(job, trained, model, run.params.base_model)
+        export(job, trained, model, run.params.base_uri)
         tokenizer.save_pretrained(model)
         write_facts(trained.facts, folder / "facts.json")
         facts = trained.facts

@@ -7,13 +7,16 @@ What a section may hold beside the fields here is the task's own: see `trainwrig
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     SerializeAsAny,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -28,7 +31,7 @@ from trainwright.core.layout import STAGES
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 SECTIONS = (*STAGES, "gates")
-VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none)$")  # how pydantic names the types of a union
+VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none|mapping)$")  # how pydantic names the types of a union
 SHARE = Annotated[float, Field(ge=0, le=1)]
 POSITIVE = Annotated[int, Field(gt=0)]
 NATURAL = Annotated[int, Field(ge=0)]
@@ -78,6 +81,36 @@ class Source(Section):
         if self.stream and self.format != "text":
             raise ValueError(f"`stream` is for format: text; a source of format {self.format} has rows")
         return self
+
+
+class Scratch(Section):
+    """A model from nothing: sizes of a BERT, GPT-2 or T5, and a tokenizer to be trained on the train split.
+
+    `positions` is the longest input in tokens; `feed_forward` is four times the width where it is null.
+    `vocabulary` is the most tokens that the tokenizer has, special ones and all.
+    """
+
+    family: Literal["bert", "gpt2", "t5"]
+    layers: POSITIVE
+    heads: POSITIVE
+    width: POSITIVE
+    feed_forward: POSITIVE | None = None
+    positions: POSITIVE = 512
+    tokenizer: Literal["wordpiece", "bpe", "unigram", "character"]
+    vocabulary: POSITIVE = 8_000
+    lowercase: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Scratch":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be divisible by heads {self.heads}")
+        if self.tokenizer == "wordpiece" and self.family != "bert":
+            raise ValueError(f"wordpiece does not keep white space, and {self.family} writes text: take bpe or unigram")
+        return self
+
+
+class FromScratch(Section):
+    scratch: Scratch
 
 
 class Ingestion(Section):
@@ -205,7 +238,10 @@ class Pipeline(Section):
 
     task: str
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
-    base_model: str
+    base_model: Annotated[
+        Annotated[str, Tag("str")] | Annotated[FromScratch, Tag("mapping")],
+        Discriminator(lambda value: "str" if isinstance(value, str) else "mapping"),
+    ]
     source: Source
     ingestion: Ingestion
     cleaning: Cleaning
@@ -218,11 +254,24 @@ class Pipeline(Section):
     report: Report
     gates: Any
 
+    @property
+    def scratch(self) -> Scratch | None:
+        """What a model from scratch is to be; None where training starts from a model that is there."""
+        return self.base_model.scratch if isinstance(self.base_model, FromScratch) else None
+
+    @property
+    def base_uri(self) -> str:
+        """The base model as one word, as its pin has it."""
+        return "scratch" if isinstance(self.base_model, FromScratch) else self.base_model
+
     @field_validator("base_model")
     @classmethod
-    def _known_base(cls, value: str) -> str:
-        if not re.match(r"^(package:[A-Za-z0-9_.-]+|folder:.+|hub:[\w./-]+@[0-9a-f]{7,40})$", value):
-            raise ValueError("must be package:NAME, folder:PATH or hub:OWNER/NAME@COMMIT (pin the commit)")
+    def _known_base(cls, value: str | FromScratch) -> str | FromScratch:
+        known = r"^(package:[A-Za-z0-9_.-]+|folder:.+|hub:[\w./-]+@[0-9a-f]{7,40})$"
+        if isinstance(value, str) and not re.match(known, value):
+            raise ValueError(
+                "must be package:NAME, folder:PATH, hub:OWNER/NAME@COMMIT (pin the commit), or a section `scratch:`"
+            )
         return value
 
     @model_validator(mode="before")
@@ -371,10 +420,17 @@ def _known(where: tuple[Any, ...]) -> list[str]:
     for part in where[:-1]:
         if _is_model(kind):
             field = kind.model_fields.get(part)
-            kind = field and (_task_section(str(part)) or field.annotation)
+            kind = field and (_task_section(str(part)) or _section(field.annotation))
         else:  # dict[key, kind of its values]
             kind = (get_args(kind) or (None,))[-1]
     return list(kind.model_fields) if _is_model(kind) else []
+
+
+def _section(kind: Any) -> Any:
+    """The section among the types of a union; another kind as it is."""
+    if isinstance(kind, UnionType) or get_origin(kind) in (Union, Annotated):
+        return next((found for part in get_args(kind) if _is_model(found := _section(part))), kind)
+    return kind
 
 
 def _is_model(value: Any) -> bool:

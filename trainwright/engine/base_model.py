@@ -3,6 +3,9 @@
 A base model is `package:NAME` (an installed package that carries one), `folder:PATH` or
 `hub:OWNER/NAME@COMMIT`. Its pin, `data/<pipeline>/base_model.json`, names every file that is loaded by
 SHA-256, so that a folder that changed or a package that was upgraded is noticed before it is trained on.
+
+A model from scratch has no files yet: its pin says what it is to be, and its folder is the one in which
+tokenization leaves the tokenizer that it trained and the configuration.
 """
 
 import importlib.util
@@ -11,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trainwright.core import certificate
 from trainwright.core import layout as layouts
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.layout import Layout, digest
@@ -35,10 +39,15 @@ def locate(base_model: str, root: Path) -> Path:
 
 
 def resolve(layout: Layout, params: Pipeline) -> Path:
-    """The base model's folder, only if its files are those of the pin. Raises InputError."""
-    folder = locate(params.base_model, layout.root)
-    verify(layout, params, folder)
-    return folder
+    """The base model's folder, only if its files are those of the pin. Raises InputError.
+
+    That of a model from scratch is what tokenization made, only as its gate has passed it (else RefusedError).
+    """
+    verify(layout, params)
+    if params.scratch:
+        certificate.check(layout, params, "tokenization")
+        return layout.stage("tokenization") / "tokenizer"
+    return locate(params.base_uri, layout.root)
 
 
 def find(pinned: dict[str, Any]) -> Path:
@@ -56,7 +65,7 @@ def find(pinned: dict[str, Any]) -> Path:
 
 def pin(layout: Layout, params: Pipeline) -> dict[str, Any]:
     """Write the pin of the base model as it is now, and return it."""
-    content = _describe(params.base_model, locate(params.base_model, layout.root))
+    content = _content(layout, params)
     layouts.write_file(layout.base_model_pin, json.dumps(content, indent=2) + "\n")
     return content
 
@@ -74,16 +83,18 @@ def read_pin(layout: Layout) -> dict[str, Any] | None:
     return content
 
 
-def verify(layout: Layout, params: Pipeline, folder: Path) -> None:
+def verify(layout: Layout, params: Pipeline) -> None:
     """Raises InputError when there is no pin, or when it is of another base model or of other bytes."""
     content = read_pin(layout)
     if content is None:
         raise InputError(_fault(layout, "there is no pin of the base model"))
-    if content.get("uri") != params.base_model:
-        raise InputError(_fault(layout, f"the pin is of {content.get('uri')}, params.yaml names {params.base_model}"))
-    changed = _changed(content["files"], _describe(params.base_model, folder)["files"])
+    if content.get("uri") != params.base_uri:
+        raise InputError(_fault(layout, f"the pin is of {content.get('uri')}, params.yaml names {params.base_uri}"))
+    if params.scratch and content.get("scratch") != params.scratch.model_dump(mode="json"):
+        raise InputError(_fault(layout, "the pin is of another model from scratch than params.yaml describes"))
+    changed = _changed(content["files"], _content(layout, params)["files"])
     if changed:
-        raise InputError(_fault(layout, f"files of {params.base_model} are not those pinned: {', '.join(changed)}"))
+        raise InputError(_fault(layout, f"files of {params.base_uri} are not those pinned: {', '.join(changed)}"))
 
 
 def _changed(pinned: dict[str, str], found: dict[str, str]) -> list[str]:
@@ -93,6 +104,14 @@ def _changed(pinned: dict[str, str], found: dict[str, str]) -> list[str]:
 def _fault(layout: Layout, reason: str) -> Fault:
     path = layout.base_model_pin.relative_to(layout.root).as_posix()
     return Fault(path, reason, f"If the change is wanted, run `trainwright refresh {layout.pipeline}`.")
+
+
+def _content(layout: Layout, params: Pipeline) -> dict[str, Any]:
+    """What the pin would say now."""
+    if params.scratch:
+        described = {"scratch": params.scratch.model_dump(mode="json")}
+        return {"uri": params.base_uri, "revision": None, "licence": None, "files": {}, **described}
+    return _describe(params.base_uri, locate(params.base_uri, layout.root))
 
 
 def _describe(uri: str, folder: Path) -> dict[str, Any]:
@@ -139,7 +158,18 @@ def load_tokenizer(folder: Path) -> Any:
 def longest_input(folder: Path) -> int:
     """The most tokens that the model has positions for, by its config.json; sys.maxsize where it sets no limit."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("max_position_embeddings") or sys.maxsize)
+    relative = "relative_attention_num_buckets" in config  # T5's n_positions is what it was trained with, no limit
+    return int(config.get("max_position_embeddings") or (not relative and config.get("n_positions")) or sys.maxsize)
+
+
+def size(layout: Layout, params: Pipeline) -> int:
+    """The bytes of the base model's weights; of a model from scratch, what its layers will come to in float32."""
+    if params.scratch:
+        blocks = params.scratch.layers * (2 if params.scratch.family == "t5" else 1)
+        inner = params.scratch.feed_forward or 4 * params.scratch.width
+        layer = params.scratch.width * (4 * params.scratch.width + 2 * inner)
+        return 4 * (blocks * layer + params.scratch.vocabulary * params.scratch.width)
+    return sum(path.stat().st_size for path in locate(params.base_uri, layout.root).glob("*.safetensors"))
 
 
 def _package(name: str) -> Path:

@@ -43,7 +43,7 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def load_model(auto_class: str, folder: Path, settings: Mapping[str, Any] | None = None) -> Any:
+def load_model(auto_class: str, folder: Path, settings: Mapping[str, Any] | None = None, scratch: bool = False) -> Any:
     """A model in float32 from a local folder: safetensors alone, no code but transformers' own.
 
     `settings` replace values of a base model's configuration. A head that the folder has no weights for, or weights
@@ -51,7 +51,7 @@ def load_model(auto_class: str, folder: Path, settings: Mapping[str, Any] | None
 
     Raises InputError for a folder that transformers cannot load as `auto_class`.
     """
-    return load_base(auto_class, folder, folder, settings)[0]
+    return load_base(auto_class, folder, folder, settings, scratch=scratch)[0]
 
 
 def load_base(
@@ -60,14 +60,20 @@ def load_base(
     config_folder: Path,
     settings: Mapping[str, Any] | None = None,
     dropout: float | None = None,
+    scratch: bool = False,
 ) -> tuple[Any, list[str]]:
     """`load_model` under the configuration of `config_folder`, and the names of the parameters that are new.
 
-    `dropout` replaces the rate of every dropout that the configuration names.
+    `dropout` replaces the rate of every dropout that the configuration names. With `scratch` all weights are drawn,
+    and the folder must have none; without it a folder that has none is never loaded.
     """
     import torch
     import transformers
     from safetensors import SafetensorError
+
+    if scratch and (weights := sorted(path.name for path in folder.glob("*.safetensors"))):
+        reason = f"a model from scratch was to be made here, but there are weights ({', '.join(weights)})"
+        raise InputError(Fault(str(folder), reason, "Run the tokenization stage again."))
 
     try:
         config = transformers.AutoConfig.from_pretrained(config_folder, local_files_only=True, trust_remote_code=False)
@@ -83,6 +89,9 @@ def load_base(
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
     try:
+        if scratch:
+            made = getattr(transformers, auto_class).from_config(config, dtype=torch.float32).eval()
+            return made, sorted(name for name, _ in made.named_parameters())
         model, found = getattr(transformers, auto_class).from_pretrained(
             folder,
             config=config,

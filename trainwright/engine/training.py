@@ -30,7 +30,8 @@ SMALLER_BATCHES = 2
 class Job:
     """One training. `part` is the task's model part, `base` the base model's folder, `settings` what the data decide
     of its configuration, `data` has the features of "train" and "validation". Checkpoints and best weights lie in
-    `run`, curves go to `live`. `teacher` is the folder of a model of the same task and tokenizer to learn from.
+    `run`, curves go to `live`. `teacher` is the folder of a model of the same task and tokenizer to learn from. With
+    `scratch` the base has no weights: they are drawn from the seed.
     """
 
     part: Any
@@ -42,6 +43,7 @@ class Job:
     run: Path
     live: Path
     teacher: Path | None = None
+    scratch: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def export(job: Job, trained: Trained, folder: Path, base_model: str) -> None:
                 shutil.copyfile(path, folder / path.name)
         return
     adapters.keep(trained.weights, folder, base_model)
-    model = prediction.load_model(job.part.AUTO_CLASS, job.base, job.settings)
+    model = prediction.load_model(job.part.AUTO_CLASS, job.base, job.settings, job.scratch)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     if job.params.lora.merge:
@@ -101,7 +103,9 @@ def _device() -> str:
 def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -> "_Trainer":
     params = job.params
     transformers.set_seed(params.seed)
-    model, new = prediction.load_base(job.part.AUTO_CLASS, job.base, job.base, job.settings, params.dropout)
+    model, new = prediction.load_base(
+        job.part.AUTO_CLASS, job.base, job.base, job.settings, params.dropout, job.scratch
+    )
     layers.freeze(model, params)
     if params.adapter == "lora":
         model = adapters.add(model, new, params.lora)

@@ -130,7 +130,7 @@ def gather(run: Run) -> Facts:
         params=params,
         source=_json(layout.source_pin),
         base=_json(layout.base_model_pin),
-        base_datasets=_datasets(run.params.base_model, layout.root),
+        base_datasets=_datasets(run.params.base_uri, layout.root),
         steps=list(_steps(folders)),
         misaligned=tables.count(folders["tokenization"] / "misaligned.parquet"),
         gates=[_json(layout.gate_result(stage)) for stage in EARLIER],
@@ -226,7 +226,7 @@ def _timing(path: Path) -> dict[str, Any]:
 
 def _datasets(uri: str, root: Path) -> list[str] | None:
     """The data sets that a base model's own card lists in its metadata. Nothing is fetched for it."""
-    if uri.startswith("hub:"):
+    if uri == "scratch" or uri.startswith("hub:"):
         return None
     try:
         card = base_model.locate(uri, root) / "README.md"
