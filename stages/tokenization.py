@@ -92,7 +92,6 @@ def _tokenizer(run: process.Run, splits: Path) -> tuple[Any, Any]:
 
 
 def main(run: process.Run) -> None:
-
     splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
     tokenizer, configuration = _tokenizer(run, splits)
     task.check_tokenizer(tokenizer, params)

@@ -27,7 +27,7 @@ def test_a_recipe_is_valid_and_pins_its_data_and_its_base_model(project: Path, r
     assert loaded.pipelines.keys() == added
     pipeline = loaded.pipeline(recipe)
     assert len(pipeline.source.revision or "") == 40
-    assert len(pipeline.base_model.partition("@")[2]) == 40
+    assert len(pipeline.base_uri.partition("@")[2]) == 40
 
 
 def test_squad_has_the_classic_values() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright import tables
@@ -45,7 +46,9 @@ def texts_of(path: Path, columns: Iterable[str]) -> Texts:
         for batch in tables.batches(path, [*names, "parent"]):
             originals = batch.filter(batch["parent"].is_null())
             for name in names:
-                yield pc.unique(originals[name]).to_pylist()
+                column = originals[name]
+                flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+                yield pc.unique(flat.drop_null()).to_pylist()
 
     return texts
 

@@ -36,7 +36,7 @@ def metadata(facts: Facts) -> Any:
     uri = facts.source["uri"]
     pipeline_tag, _ = _head(facts.architecture)
     return ModelCardData(
-        base_model=None if kind == "folder" else model_name(facts.base["uri"]),
+        base_model=None if kind in ("folder", "scratch") else model_name(facts.base["uri"]),
         **_licence(facts),
         datasets=[uri.removeprefix("hub:")] if uri.startswith("hub:") else None,
         language=facts.params["language"],
@@ -56,6 +56,8 @@ def _licence(facts: Facts) -> dict[str, Any]:
     """One licence where base model and data share it, the Hub's "other" with both where they differ, and "unknown"
     where either is."""
     base, data = (str(part.get("licence") or "unknown").lower() for part in (facts.base, facts.source))
+    if facts.base["uri"] == "scratch":  # nobody's weights: the data's alone
+        base = data
     if "unknown" in (base, data) or base == data:
         return {"license": base if base == data else "unknown"}
     return {"license": "other", "license_name": f"{base} (base model) and {data} (data)"}
@@ -87,9 +89,12 @@ def _text(facts: Facts) -> str:
     templates.filters["interval"] = _interval
     names = headline(facts.metrics)
     licences = {"the base model's": facts.base.get("licence"), "the data's": facts.source.get("licence")}
+    if facts.base["uri"] == "scratch":
+        del licences["the base model's"]
     rendered = templates.get_template("card.md").render(
         facts=facts,
         name=model_name(facts.base["uri"]),
+        scratch=facts.base.get("scratch"),
         metrics=names,
         score_rows=score_rows(facts.metrics, names),
         trained=_trained(facts),
