@@ -121,7 +121,7 @@ def test_a_model_is_made_from_the_configuration_and_the_seed_alone(family: str, 
     models = []
     for seed in (1, 1, 2):
         transformers.set_seed(seed)
-        models.append(load_model(AUTO[family], folder, {}, dropout=0.0, scratch=True))
+        models.append(load_model(AUTO[family], folder, {}, scratch=True))
     same, other = ([torch.equal(a, b) for a, b in zip(models[0].parameters(), m.parameters(), strict=True)]
                    for m in models[1:])  # fmt: skip
     assert all(same)
