@@ -128,10 +128,9 @@ def test_a_model_is_made_from_the_configuration_and_the_seed_alone(family: str, 
     assert not all(other)
     assert not models[0].training
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    out = (
-        models[0].generate(**tokenizer("The dome", return_tensors="pt"), max_new_tokens=3) if family != "bert" else [0]
-    )
-    assert len(out)
+    if family != "bert":
+        written = models[0].generate(**tokenizer("The dome", return_tensors="pt"), max_new_tokens=3, min_new_tokens=3)
+        assert written.shape[1] >= 4
 
 
 def test_a_folder_without_weights_is_made_a_model_only_where_the_model_is_from_scratch(tmp_path: Path) -> None:
