@@ -73,7 +73,7 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(
         (
             "format: squad",
             "format: squat",
-            "input should be 'squad', 'csv', 'tsv', 'jsonl', 'parquet', 'text' or 'hub', not",
+            "input should be 'squad', 'csv', 'tsv', 'jsonl', 'parquet', 'text', 'conll' or 'hub', not",
         ),
     ],
 )

@@ -64,10 +64,11 @@ class Source(Section):
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
     `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not).
     `separator` parts a text where a task wants a list ("a|b" in a cell of CSV, which knows no lists).
+    `tags` is the scheme of a source's tags: `auto` finds it out, `repair` is BIO where an I- without B- begins one.
     """
 
     uri: str
-    format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "text", "hub"]
+    format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "text", "conll", "hub"]
     revision: str | None = None
     configuration: str | None = None
     columns: dict[str, str] = {}
@@ -75,6 +76,7 @@ class Source(Section):
     stream: Stream | None = None
     separator: Annotated[str, Field(min_length=1)] | None = None
     licence: str = "unknown"
+    tags: Literal["auto", "bio", "iob1", "bioes", "repair"] = "auto"
 
     @model_validator(mode="after")
     def _streams_are_text(self) -> "Source":
@@ -343,7 +345,7 @@ def load(path: Path) -> Params:
         return Params.model_validate(data)
     except ValidationError as error:
         lines = _lines(path)
-        faults = (_fault(path, problem, lines) for problem in _flatten(error))
+        faults = (_fault(path, problem, lines, data) for problem in _flatten(error))
         raise InputError(*dict.fromkeys(faults)) from None
 
 
@@ -390,7 +392,7 @@ def _flatten(error: ValidationError) -> Iterator[dict[str, Any]]:
     yield from found.values()
 
 
-def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int]) -> Fault:
+def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int], data: Any) -> Fault:
     where = tuple(part for part in problem["loc"] if part != "[key]")
     field = ".".join(str(part) for part in where)
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
@@ -398,7 +400,7 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
     allowed = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
     remedy = "See the comments in params.yaml and recipes/ for what is allowed."
     if kind == "extra_forbidden" or (kind == "literal_error" and "[key]" in problem["loc"]):
-        reason, remedy = "unknown key", nearest(str(where[-1]), allowed or _known(where))
+        reason, remedy = "unknown key", nearest(str(where[-1]), allowed or _known(where, data))
     elif kind == "missing":
         empty = f" (a section may be empty: `{where[-1]}: {{}}`)" if where[-1] in SECTIONS else ""
         reason, remedy = "missing", f"Add `{where[-1]}:`{empty}."
@@ -414,13 +416,14 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
     return Fault(path.name, reason, remedy, row=f"line {line}" if line else "", field=field)
 
 
-def _known(where: tuple[Any, ...]) -> list[str]:
-    """The keys that would have been right beside the unknown one at `where`."""
+def _known(where: tuple[Any, ...], data: Any) -> list[str]:
+    """The keys that would have been right beside the unknown one at `where` in `data`."""
     kind: Any = Params
+    task = data["pipelines"][where[1]].get("task") if where[0] == "pipelines" and len(where) > 2 else None
     for part in where[:-1]:
         if _is_model(kind):
             field = kind.model_fields.get(part)
-            kind = field and (_task_section(str(part)) or _section(field.annotation))
+            kind = field and (_task_section(task, str(part)) or _section(field.annotation))
         else:  # dict[key, kind of its values]
             kind = (get_args(kind) or (None,))[-1]
     return list(kind.model_fields) if _is_model(kind) else []
@@ -437,9 +440,9 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, BaseModel)
 
 
-def _task_section(name: str) -> Any:
-    """The class of a task's own section; where tasks share a section's name, the first that has it."""
-    return next((s[name] for t in tasks.names() if name in (s := tasks.load(t, "params").SECTIONS)), None)
+def _task_section(task: Any, name: str) -> Any:
+    """The class of a task's own section; None where there is no such task."""
+    return tasks.load(task, "params").SECTIONS.get(name) if task in tasks.names() else None
 
 
 def _lines(path: Path) -> dict[tuple[Any, ...], int]:

@@ -1,4 +1,4 @@
-"""Readers of sources: SQuAD JSON, CSV and TSV, JSON Lines, Parquet, plain text, and data sets of the Hugging Face Hub.
+"""Readers of sources: SQuAD JSON, CSV and TSV, JSON Lines, Parquet, plain text, CoNLL, data sets of the Hub.
 
 `read` gives one table, whatever the format: the columns that were asked for, under our names, and
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.params import Source
-from trainwright.sources import delimited, hub, jsonl, parquet, squad, text
+from trainwright.sources import conll, delimited, hub, jsonl, parquet, squad, text
 from trainwright.sources.records import Columns, Records, listed
 
 READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
@@ -29,6 +29,7 @@ READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
     "tsv": delimited.read_tsv,
     "jsonl": jsonl.read,
     "parquet": parquet.read,
+    "conll": conll.read,
 }
 SUFFIXES = {
     "squad": (".json", ".json.gz"),
@@ -37,6 +38,7 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
     "parquet": (".parquet",),
     "text": (".txt", ".txt.gz"),
+    "conll": (".conll", ".conll.gz", ".bio", ".iob"),
 }
 PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
 
@@ -124,7 +126,9 @@ def _existing(name: str, path: Path, split: str | None) -> File:
 
 
 def _table(source: Source, columns: Columns, records: Records, split: str | None, prefix: str) -> pa.Table:
-    """Records under our names. The source's own column names go along as metadata, for a task's messages."""
+    """Records under our names. The source's own column names, for a task's messages, and the scheme of its tags go
+    along as metadata.
+    """
     for ours, theirs in source.columns.items():
         if theirs not in records.found:
             field = f"source.columns.{ours}"
@@ -142,4 +146,4 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
     if records.problems:
         problems = [records.problems.get(row) for row in range(count)]
         data["problem"] = pa.array([p and {"field": p[0], "reason": p[1]} for p in problems], PROBLEM)
-    return pa.table(data).replace_schema_metadata({"columns": json.dumps(records.found)})
+    return pa.table(data).replace_schema_metadata({"columns": json.dumps(records.found), "tags": source.tags})

@@ -63,6 +63,9 @@ def _noise(row: dict[str, Any], task: Rows, random: np.random.Generator) -> bool
         row[text.column] = edited.text
         if text.starts:
             row[text.starts] = edited.map(starts, ends)[0].tolist()
+        if text.pieces:
+            moved = edited.map(*(row[name] for name in text.pieces))
+            row.update({name: part.tolist() for name, part in zip(text.pieces, moved, strict=True)})
         changed |= bool(edited.layers)
     return changed
 

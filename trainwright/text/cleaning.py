@@ -65,7 +65,8 @@ def clean_rows(rows: pa.Table, texts: Sequence[Text], params: Cleaning) -> Clean
     """Rows with clean texts: span starts moved, span texts cut anew from the clean text.
 
     Dropped are rows of which a text is empty that is not optional ("empty context") and rows that lose a span
-    ("lost answer_text"). A text that occurs in many rows is cleaned once.
+    ("lost answer_text"); of spans with labels only the span is dropped (see `Text`). A text that occurs in many rows
+    is cleaned once.
     """
     reasons = np.full(rows.num_rows, "", dtype=object)
     for text in texts:
@@ -117,27 +118,68 @@ def _clean_column(rows: pa.Table, text: Text, params: Cleaning) -> tuple[pa.Tabl
 
 
 def _move_spans(rows: pa.Table, text: Text, codes: Any, edited: dict[int, Edited]) -> tuple[pa.Table, Any]:
-    """Spans moved and cut anew where their text was `edited` (by its code), and which rows lost one."""
-    starts = rows[text.starts].combine_chunks()
-    spans = rows[text.texts].combine_chunks()
-    counts = pc.list_value_length(starts).to_numpy()
-    row_of = np.repeat(np.arange(rows.num_rows), counts)
+    """Spans moved and cut anew where their text was `edited` (by its code), and which rows lost one.
+
+    Spans with labels that are lost go alone, with their labels; such a row is only lost where two spans, grown by
+    an edit that both touch, overlap.
+    """
+    starts, spans = rows[text.starts].combine_chunks(), rows[text.texts].combine_chunks()
+    row_of = np.repeat(np.arange(rows.num_rows), pc.list_value_length(starts).to_numpy())
     begin = starts.flatten().to_numpy().astype(np.int64)
     end = begin + pc.utf8_length(spans.flatten()).to_numpy()
     cuts = spans.flatten().to_pylist()
-    order = np.argsort(codes[row_of], kind="stable")
-    of_text = codes[row_of][order]
+    empty = np.zeros(len(begin), dtype=bool)
+    begin, end = _moved(begin, end, codes[row_of], edited)
+    for i in np.flatnonzero(np.isin(codes[row_of], list(edited))):
+        cuts[i] = edited[codes[row_of[i]]].text[begin[i] : end[i]]
+        empty[i] = not cuts[i].strip()
     lost = np.zeros(rows.num_rows, dtype=bool)
+    keep = ~empty if text.labels else np.ones(len(empty), dtype=bool)
+    columns: dict[str, Any] = {
+        str(text.starts): pa.array(begin, pa.int32()),
+        str(text.texts): pa.array(cuts, pa.string()),
+    }
+    if text.labels:
+        columns |= {name: rows[name].combine_chunks().flatten() for name in text.labels}
+        of, first, last = row_of[keep], begin[keep], end[keep]
+        lost[of[1:][(of[1:] == of[:-1]) & (first[1:] < last[:-1])]] = True
+    else:
+        lost[row_of[empty]] = True
+    rows = _replace_lists(rows, columns, row_of, keep)
+    return (_move_pieces(rows, text.pieces, codes, edited) if text.pieces else rows), lost
+
+
+def _move_pieces(rows: pa.Table, pieces: tuple[str, str], codes: Any, edited: dict[int, Edited]) -> pa.Table:
+    """Starts and ends of parts of the text moved; those that became empty or white space go."""
+    starts, ends = (rows[name].combine_chunks() for name in pieces)
+    row_of = np.repeat(np.arange(rows.num_rows), pc.list_value_length(starts).to_numpy())
+    begin, end = (part.flatten().to_numpy().astype(np.int64) for part in (starts, ends))
+    begin, end = _moved(begin, end, codes[row_of], edited)
+    keep = begin < end
+    for i in np.flatnonzero(keep & np.isin(codes[row_of], list(edited))):
+        keep[i] = not edited[codes[row_of[i]]].text[begin[i] : end[i]].isspace()
+    columns = {name: pa.array(part, pa.int32()) for name, part in zip(pieces, (begin, end), strict=True)}
+    return _replace_lists(rows, columns, row_of, keep)
+
+
+def _moved(begin: Any, end: Any, codes: Any, edited: dict[int, Edited]) -> tuple[Any, Any]:
+    """Spans of texts (by their code) where the edits of those texts put them."""
+    begin, end = begin.copy(), end.copy()
+    order = np.argsort(codes, kind="stable")
+    of_text = codes[order]
     for code, change in edited.items():
         mine = order[np.searchsorted(of_text, code) : np.searchsorted(of_text, code, side="right")]
         begin[mine], end[mine] = change.map(begin[mine], end[mine])
-        for i in mine:
-            cuts[i] = change.text[begin[i] : end[i]]
-            lost[row_of[i]] |= not cuts[i].strip()
+    return begin, end
+
+
+def _replace_lists(rows: pa.Table, columns: dict[str, Any], row_of: Any, keep: Any) -> pa.Table:
+    """Parallel list columns from their values and the row of each, without those that are not kept."""
+    counts = np.bincount(row_of[keep], minlength=rows.num_rows)
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    moved = pa.ListArray.from_arrays(offsets, pa.array(begin, pa.int32()))
-    rows = _replace(rows, str(text.starts), moved)
-    return _replace(rows, str(text.texts), pa.ListArray.from_arrays(offsets, pa.array(cuts, pa.string()))), lost
+    for name, values in columns.items():
+        rows = _replace(rows, name, pa.ListArray.from_arrays(offsets, values.filter(pa.array(keep, pa.bool_()))))
+    return rows
 
 
 def _replace(rows: pa.Table, column: str, values: pa.Array) -> pa.Table:

@@ -1,0 +1,349 @@
+"""The rows of named entity recognition: a text, and spans of it that each have a label.
+
+A source brings tokens and tags (BIO, IOB1, BIOES or BILOU; `tokens` and `tags`, lists of strings) or `text` and
+`spans` ([{start, end, label}], offsets in characters, `end` one past the last). `id`, `group` (a document) and
+`split` may be absent.
+
+Tokens are joined to a text: by nothing where both neighbours are of a script without spaces, or where the source's
+tokens are single characters, else by a space. How a row's tokens were joined is recorded in `token_start` and
+`token_end`, which are empty for what came as text; no token is kept beside the text.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from trainwright import tables
+from trainwright.core.errors import Fault, InputError, nearest
+from trainwright.tasks.interface import Text
+from trainwright.text import scripts, spans, tags
+
+STARTS, STRINGS = pa.list_(pa.int32()), pa.list_(pa.string())
+SCHEMA = pa.schema(
+    [
+        *tables.COMMON,
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("span_start", STARTS, nullable=False),
+        pa.field("span_text", STRINGS, nullable=False),
+        pa.field("span_label", STRINGS, nullable=False),
+        pa.field("token_start", STARTS, nullable=False),
+        pa.field("token_end", STARTS, nullable=False),
+    ]
+)
+TEXTS = (
+    Text("text", starts="span_start", texts="span_text", labels=("span_label",), pieces=("token_start", "token_end")),
+)
+IDENTITY = ("text",)
+QUESTIONS: tuple[str, ...] = ()
+SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
+COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
+    "id": (pa.string(), pa.int64()),
+    "group": (pa.string(), pa.int64()),
+    "text": (pa.string(),),
+    "spans": (pa.list_(SPAN),),
+    "tokens": (STRINGS,),
+    "tags": (STRINGS,),
+    "split": (pa.string(),),
+}
+SINGLE = 0.9  # from this share of tokens of one character on, tokens are characters
+# What other schemes call a tag, by what BIOES calls it.
+PREFIXES = {"B": "B", "I": "I", "O": "O", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Faults = dict[int, tuple[str, str, str]]  # the field, reason and remedy of the first thing wrong with a row
+
+
+@dataclass(frozen=True)
+class _Entities:
+    """Entities as columns, adjacent for each row: its row, its first character and one past its last, its label."""
+
+    row: Ints
+    start: Ints
+    end: Ints
+    label: pa.Array
+
+    def take(self, chosen: NDArray[Any]) -> "_Entities":
+        label = self.label.take(pa.array(np.arange(len(self.row))[chosen]))
+        return _Entities(self.row[chosen], self.start[chosen], self.end[chosen], label)
+
+
+def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.Table, list[Fault]]:
+    """Rows of SCHEMA in the source's order, and a Fault for every row that is left out.
+
+    White space at a span's ends is left out of it. Without an id a row gets a hash of its text, and without a group
+    too. With `answered=False`, for texts that are yet to be labelled, tags and spans are neither wanted nor read.
+    Raises InputError where a column is missing.
+    """
+    _require(table, file, answered)
+    found: Faults = {}
+    _check_values(table, found)
+    if "tokens" in table.column_names:
+        columns, tokens = _joined(table, found)
+        entities = _tagged(table, tokens, found) if answered else _none()
+    else:
+        none = pa.array([[]] * table.num_rows, STARTS)
+        columns = {"text": _strings(table, "text"), "token_start": none, "token_end": none}
+        _note(found, _blank(columns["text"]), "text", "the text is empty", "Mend or remove the row.")
+        entities = _given(table, columns["text"], found) if answered else _none()
+    nul = pc.match_substring(columns["text"], "\0")
+    _note(found, _indices(nul), "text", "the text holds a NUL character", "Mend the row.")
+    columns |= _columns(entities, columns["text"], found)
+    columns |= _common(table, columns["text"])
+    _check_ids(columns["id"], _strings(table, "place"), found)
+    rows = pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
+    return _sound(rows, _strings(table, "place"), found, file)
+
+
+def stratum(rows: pa.Table) -> pa.Array:
+    """Whether a row has an entity: what splitting keeps in proportion."""
+    some = pc.greater(pc.list_value_length(rows["span_label"]), 0)
+    return pc.if_else(some, "with entities", "without").combine_chunks()
+
+
+def _require(table: pa.Table, file: str, answered: bool) -> None:
+    have = table.column_names
+    known = json.loads((table.schema.metadata or {}).get(b"columns", json.dumps(have)))
+    if not {"tokens", "text"} & set(have):
+        remedy = f"{nearest('text', known)} Name it so, or map it: source.columns: {{text: THE_COLUMN}}."
+        raise InputError(Fault(file, "there is neither a column 'text' nor 'tokens'", remedy, field="text"))
+    needed = "tags" if "tokens" in have else "spans"
+    if answered and needed not in have:
+        remedy = f"{nearest(needed, known)} Name it so, or map it: source.columns: {{{needed}: THE_COLUMN}}."
+        beside = "tokens" if needed == "tags" else "text"
+        raise InputError(Fault(file, f"there is no column {needed!r} beside {beside!r}", remedy, field=needed))
+
+
+def _check_values(table: pa.Table, found: Faults) -> None:
+    """What could not be read, and splits that are unknown or missing."""
+    if "problem" in table.column_names:
+        problems = _whole(table, "problem")
+        for row in _indices(problems.is_valid()).tolist():
+            problem = problems[row].as_py()
+            _note(found, [row], problem["field"], problem["reason"], "Mend the value.")
+    declared = _strings(table, "split")
+    known, absent = pc.is_in(declared, value_set=pa.array(tables.SPLITS)), pc.equal(declared, "")
+    remedy = f"Write {', '.join(tables.SPLITS)}, or leave the whole column empty."
+    _note(found, _indices(pc.invert(pc.or_(known, absent))), "split", "there is no such split", remedy)
+    if pc.any(known).as_py():
+        _note(found, _indices(absent), "split", "the split is missing, while other rows declare one", remedy)
+
+
+def _joined(table: pa.Table, found: Faults) -> tuple[dict[str, Any], _Entities]:
+    """The columns `text`, `token_start` and `token_end`, and all tokens as if they were entities."""
+    lists = _lists(table, "tokens")
+    sizes, flat = pc.list_value_length(lists).to_numpy().astype(np.int64), lists.flatten()
+    _note(found, np.flatnonzero(sizes == 0), "tokens", "the sentence is empty", "Mend or remove the row.")
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    blank = row[_blank(flat.fill_null(""))]
+    _note(found, blank, "tokens", "a token is empty", "Mend or remove the row.")
+    flat = flat.fill_null("")
+    length = pc.utf8_length(flat).to_numpy().astype(np.int64)
+    glued = np.ones(len(row), dtype=np.bool_)  # to the token before; so is the first of a row, which has none
+    within = np.flatnonzero(row[1:] == row[:-1]) + 1 if len(row) else np.zeros(0, dtype=np.int64)
+    if len(row) and (length == 1).mean() < SINGLE:
+        ends = [_unspaced(pc.utf8_slice_codeunits(flat, *part)) for part in ((0, 1), (-1, None))]
+        glued[within] = ends[0][within] & ends[1][within - 1]
+    pieces = pc.binary_join_element_wise(pa.array(np.where(glued, "", " "), pa.string()), flat, "")
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    text = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pieces), "")
+    widths = np.concatenate([[0], np.cumsum(length + ~glued)])
+    end = widths[1:] - widths[offsets[row]]
+    tokens = _Entities(row, end - length, end, flat)
+    bounds = pa.array(offsets.astype(np.int32))
+    columns = {
+        name: pa.ListArray.from_arrays(bounds, pa.array(part.astype(np.int32)))
+        for name, part in (("token_start", tokens.start), ("token_end", tokens.end))
+    }
+    return {"text": text, **columns}, tokens
+
+
+def _unspaced(characters: pa.Array) -> Mask:
+    """Which characters are of a script that puts no spaces between words, or of its punctuation."""
+    encoded = characters.dictionary_encode()
+    of = pc.match_substring_regex(encoded.dictionary, scripts.UNSPACED).to_numpy(zero_copy_only=False)
+    return np.asarray(of[encoded.indices.to_numpy()], dtype=np.bool_)
+
+
+def _tagged(table: pa.Table, tokens: _Entities, found: Faults) -> _Entities:
+    """The entities that the tags of tokens mark."""
+    lists = _lists(table, "tags")
+    sizes = pc.list_value_length(lists).to_numpy().astype(np.int64)
+    wanted = np.bincount(tokens.row, minlength=table.num_rows)
+    _note(found, np.flatnonzero(sizes != wanted), "tags", "there are not as many tags as tokens", "Give each one.")
+    flat, row = lists.flatten(), np.repeat(np.arange(table.num_rows), sizes)
+    _note(found, row[_indices(flat.is_null())], "tags", "a token has no tag", "Write O where there is no entity.")
+    even = np.flatnonzero(sizes == wanted)  # tags of other rows have no tokens to belong to
+    flat = flat.take(pa.array(np.flatnonzero(np.isin(row, even)))).fill_null("O")
+    tokens = tokens.take(np.isin(tokens.row, even))
+    encoded = flat.dictionary_encode()
+    prefixes, kinds, names = _parsed(encoded.dictionary.to_pylist())
+    prefix, kind = prefixes[encoded.indices.to_numpy()], kinds[encoded.indices.to_numpy()]
+    remedy = "A tag is O, or B- or I- (or E-, S-) and a label."
+    for place in np.flatnonzero(prefix == "?").tolist():
+        _note(found, [tokens.row[place]], "tags", f"{flat[place].as_py()!r} is not a tag", remedy)
+    begins = _begins(tokens.row, prefix, kind, _scheme(table, tokens.row, prefix, kind), found)
+    firsts, lasts = tags.runs(tokens.row, kind, begins)
+    label = pa.array(names, pa.string()).take(pa.array(kind[firsts]))
+    return _Entities(tokens.row[firsts], tokens.start[firsts], tokens.end[lasts], label)
+
+
+def _parsed(distinct: list[str]) -> tuple[NDArray[Any], Ints, list[str]]:
+    """Of each different tag its prefix as BIOES has it ("?" for what is no tag) and its label's number (-1 for O)."""
+    parts = [("O", "") if tag == "O" else tuple(tag.partition("-")[::2]) for tag in distinct]
+    wrong = [(p not in PREFIXES) or ((p == "O") != (name == "")) for p, name in parts]
+    names = sorted({name for (_, name), bad in zip(parts, wrong, strict=True) if name and not bad})
+    number = {name: place for place, name in enumerate(names)}
+    prefixes = ["?" if bad else PREFIXES[p] for (p, _), bad in zip(parts, wrong, strict=True)]
+    kinds = [-1 if bad else number.get(name, -1) for (_, name), bad in zip(parts, wrong, strict=True)]
+    return np.array(prefixes, dtype="<U1"), np.array(kinds, dtype=np.int64), names
+
+
+def _scheme(table: pa.Table, row: Ints, prefix: NDArray[Any], kind: Ints) -> str:
+    """The scheme of the tags: as `source.tags` says, or what all of them together show.
+
+    With E- or S- they are BIOES. Where every B- comes right after an entity of its own kind, and an I- begins one,
+    they are IOB1. All others are BIO.
+    """
+    stated: str = (table.schema.metadata or {}).get(b"tags", b"auto").decode()
+    if stated != "auto":
+        return stated
+    if np.isin(prefix, ("E", "S")).any():
+        return "bioes"
+    after = tags.follows(row, kind)
+    stray = (prefix == "I") & ~after
+    return "iob1" if stray.any() and bool(after[prefix == "B"].all()) else "bio"
+
+
+def _begins(row: Ints, prefix: NDArray[Any], kind: Ints, scheme: str, found: Faults) -> Mask:
+    """Which tags begin an entity though one of their kind comes before; what breaks the scheme is a fault."""
+    after = tags.follows(row, kind)
+    begins = np.asarray(np.isin(prefix, ("B", "S")), dtype=np.bool_)
+    stray = np.isin(prefix, ("I", "E")) & ~after
+    if scheme == "bioes":
+        open_before = np.append(False, np.isin(prefix[:-1], ("B", "I"))) if len(prefix) else begins
+        stray |= np.isin(prefix, ("I", "E")) & ~open_before
+        goes_on = np.append(after[1:] & np.isin(prefix[1:], ("I", "E")), False) if len(prefix) else begins
+        unclosed = np.isin(prefix, ("B", "I")) & ~goes_on
+        _note(found, row[unclosed], "tags", "an entity has no E- tag at its end", "Close it, or set source.tags: bio.")
+    if scheme in ("bio", "bioes"):
+        reason = "an I- tag has no B- tag of its label before it"
+        remedy = "Write B-, or have it begin an entity: source.tags: repair (or iob1, where that is the scheme)."
+        _note(found, row[stray], "tags", reason, remedy)
+    return begins
+
+
+def _given(table: pa.Table, text: pa.Array, found: Faults) -> _Entities:
+    """The spans of rows that came as text, with white space at their ends taken off."""
+    lists = _lists(table, "spans")
+    sizes, flat = pc.list_value_length(lists).to_numpy().astype(np.int64), lists.flatten()
+    row = np.repeat(np.arange(table.num_rows), sizes)
+    missing = "there are no spans" if "problem" not in table.column_names else "the spans are missing"
+    _note(found, _indices(_whole(table, "spans").is_null()), "spans", missing, "Write [] for a text without entities.")
+    label = pc.utf8_trim_whitespace(pc.struct_field(flat, "label").fill_null(""))
+    start, end = (pc.struct_field(flat, name).fill_null(-1).to_numpy().astype(np.int64) for name in ("start", "end"))
+    length = pc.utf8_length(text).to_numpy().astype(np.int64)[row]
+    remedy = "Count characters from 0; `end` is one past the last."
+    _note(found, row[_indices(pc.equal(label, ""))], "spans", "a span has no label", "Give it one.")
+    _note(found, row[(start < 0) | (end <= start)], "spans", "a span has no start or does not end after it", remedy)
+    _note(found, row[end > length], "spans", "a span ends past the end of the text", remedy)
+    within = row[1:] == row[:-1]
+    disorder = within & (start[1:] < start[:-1])
+    _note(found, row[1:][disorder], "spans", "the spans are out of order", "Sort them by their start.")
+    overlap = within & (start[1:] < end[:-1])
+    _note(found, row[1:][overlap], "spans", "two spans overlap", "Keep one of them: entities lie side by side.")
+    sound = ~np.isin(row, np.array(list(found), dtype=np.int64))
+    base = spans.bases(text)[row[sound]]
+    begin, stop = spans.trimmed(base + start[sound], base + end[sound], text)
+    _note(found, row[sound][begin == stop], "spans", "a span holds white space alone", "Remove it.")
+    return _Entities(row[sound], begin - base, stop - base, label.take(pa.array(np.flatnonzero(sound))))
+
+
+def _columns(entities: _Entities, text: pa.Array, found: Faults) -> dict[str, Any]:
+    """The span columns; faulty rows have none."""
+    entities = entities.take(~np.isin(entities.row, np.array(list(found), dtype=np.int64)))
+    counts = np.bincount(entities.row, minlength=len(text))
+    bounds = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    cuts = spans.cut(text, entities.row, entities.start, entities.end)
+    parts = {"span_start": pa.array(entities.start.astype(np.int32)), "span_text": cuts, "span_label": entities.label}
+    return {name: pa.ListArray.from_arrays(bounds, part) for name, part in parts.items()}
+
+
+def _common(table: pa.Table, text: pa.Array) -> dict[str, Any]:
+    """Ids, groups and splits. Of rows without an id and with one text the second's gets "-2": cleaning judges them."""
+    hashed = tables.content_hash(pa.table({"text": text}), ["text"])
+    hashes = pa.array([f"{value:016x}" for value in hashed.tolist()], pa.string())
+    ids, groups, split = (_strings(table, name) for name in ("id", "group", "split"))
+    unnamed = pc.equal(ids, "").to_numpy(zero_copy_only=False)
+    names = pd.Series(hashes.to_pylist(), dtype=object)
+    again = names[unnamed].groupby(names[unnamed]).cumcount().reindex(names.index, fill_value=0)
+    names = names.where(again == 0, names + "-" + (again + 1).astype(str))
+    return {
+        "id": pc.if_else(pa.array(unnamed), pa.array(names.tolist(), pa.string()), ids),
+        "group": pc.if_else(pc.equal(groups, ""), hashes, groups),
+        "split": pc.if_else(pc.equal(split, ""), pa.scalar(None, pa.string()), split),
+        "parent": pa.nulls(table.num_rows, pa.string()),
+    }
+
+
+def _check_ids(ids: pa.Array, places: pa.Array, found: Faults) -> None:
+    """Of sound rows with one id the first stays."""
+    sound = [row for row in range(len(ids)) if row not in found]
+    named = pd.Series(ids.take(pa.array(sound, pa.int64())).to_pylist(), index=sound, dtype=object)
+    first = {id: row for row, id in reversed(list(named.items()))} if named.duplicated().any() else {}
+    for row, id in named[named.duplicated()].items():
+        reason = f"the id is already that of {places[first[id]].as_py()}"
+        _note(found, [row], "id", reason, "Give every row its own id.")
+
+
+def _sound(rows: pa.Table, places: pa.Array, found: Faults, file: str) -> tuple[pa.Table, list[Fault]]:
+    ids = rows["id"]
+    faults = [
+        Fault(file, reason, remedy, row=places[row].as_py(), field=name, id=ids[row].as_py())
+        for row, (name, reason, remedy) in sorted(found.items())
+    ]
+    keep = np.ones(rows.num_rows, dtype=np.bool_)
+    keep[list(found)] = False
+    return rows.filter(pa.array(keep)), faults
+
+
+def _note(found: Faults, rows: Any, name: str, reason: str, remedy: str) -> None:
+    """Keep what is wrong with some rows; a row keeps the first thing."""
+    for row in np.asarray(rows, dtype=np.int64).tolist():
+        found.setdefault(row, (name, reason, remedy))
+
+
+def _none() -> _Entities:
+    nothing = np.zeros(0, dtype=np.int64)
+    return _Entities(nothing, nothing, nothing, pa.array([], pa.string()))
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    return spans.whole(table.column(name))
+
+
+def _lists(table: pa.Table, name: str) -> pa.Array:
+    """A list column in one piece, a null as an empty list."""
+    return pc.if_else(_whole(table, name).is_valid(), _whole(table, name), pa.scalar([], table[name].type))
+
+
+def _strings(table: pa.Table, name: str) -> pa.Array:
+    """A column as text in one piece, "" where a row or the whole source has none."""
+    if name not in table.column_names:
+        return pa.array([""] * table.num_rows, pa.string())
+    return spans.whole(table.column(name).cast(pa.string()).fill_null(""))
+
+
+def _blank(texts: pa.Array) -> Ints:
+    return _indices(pc.equal(pc.utf8_trim_whitespace(texts), ""))
+
+
+def _indices(mask: Any) -> Ints:
+    return np.flatnonzero(mask.to_numpy(zero_copy_only=False)).astype(np.int64)
