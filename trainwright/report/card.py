@@ -10,6 +10,7 @@ HEADS = {  # what follows "For" in an architecture's name: the Hub's pipeline ta
     "QuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
     "SequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
     "TokenClassification": ("token-classification", "AutoModelForTokenClassification"),
+    "MultipleChoice": ("multiple-choice", "AutoModelForMultipleChoice"),
     "MaskedLM": ("fill-mask", "AutoModelForMaskedLM"),
     "CausalLM": ("text-generation", "AutoModelForCausalLM"),
     "LMHeadModel": ("text-generation", "AutoModelForCausalLM"),
