@@ -39,7 +39,7 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
     first = next((value for value in values if value is not None), None)
     kind = next((t for t in types if first is None or _wrong(first, t) is None), types[0])
     try:
-        if not pa.types.is_integer(kind) or set(map(type, values)) <= {int, type(None)}:
+        if _convertible(kind, set(map(type, values))):
             return pa.array(values, kind), {}
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
         pass  # some value does not fit: find which
@@ -47,11 +47,19 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
     return pa.array([None if row in reasons else value for row, value in enumerate(values)], kind), reasons
 
 
+def _convertible(kind: pa.DataType, types: set[type]) -> bool:
+    """Whether Arrow may be left to say which values do not fit: it takes 1.5 for a whole number and a text for the
+    list of its characters."""
+    if pa.types.is_integer(kind):
+        return types <= {int, type(None)}
+    return not pa.types.is_list(kind) or str not in types
+
+
 def _wrong(value: Any, kind: pa.DataType) -> str | None:
     """Why a value is not of type `kind`; None where it is."""
     try:
-        if pa.types.is_integer(kind) and type(value) is not int:
-            return f"is {WORDS[type(value)]}, not a whole number"
+        if not _convertible(kind, {type(value)}):
+            return f"is {WORDS[type(value)]}, not {described(kind)}"
         pa.array([value], kind)
     except UnicodeEncodeError as error:
         return f"holds half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which is no character"
