@@ -1,6 +1,7 @@
 """The row tables that stages hand on: Parquet files of Arrow tables, written and read in one way."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     with pq.ParquetFile(path, memory_map=True) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=columns):
             yield pa.Table.from_batches([batch])
+
+
+def write_json(keys: pa.ChunkedArray, values: pa.ChunkedArray, path: Path) -> None:
+    """Two columns as one JSON object in UTF-8, a line a row, without the whole of it in memory."""
+    opening = "{\n"
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for batch in pa.table({"key": keys, "value": values}).to_batches(max_chunksize=BATCH):
+            for key, value in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                file.write(f"{opening}{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}")
+                opening = ",\n"
+        file.write("{}\n" if opening == "{\n" else "\n}\n")
 
 
 def content_hash(table: pa.Table, columns: list[str]) -> np.ndarray:

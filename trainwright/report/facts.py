@@ -191,9 +191,9 @@ def _features(path: Path) -> int:
 
 
 def _floors(limits: dict[str, Any], metrics: dict[str, Any]) -> Iterator[Floor]:
-    """The floors among the last gate's limits: `min_f1` is one for the score `f1` on test."""
+    """The floors among the last gate's limits: `min_f1` is one for the score `f1` on test; None sets none."""
     for name, minimum in limits.items():
-        if name.startswith("min_"):
+        if name.startswith("min_") and minimum is not None:
             metric = name.removeprefix("min_")
             yield Floor(metric, minimum, ((metrics.get("test") or {}).get(metric) or {}).get("value"))
 

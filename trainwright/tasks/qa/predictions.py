@@ -3,9 +3,7 @@
 The rules are those of transformers' `postprocess_qa_predictions`; what differs is said where it does.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright import tables
 from trainwright.scoring import answers
 from trainwright.tasks.qa.params import Postprocessing
 from trainwright.text import spans
@@ -104,18 +103,7 @@ def predict(rows: pa.Table, outputs: pa.Table, params: Postprocessing, tuned: di
 def write(predictions: pa.Table, folder: Path) -> None:
     """predictions.json ({id: answer}) and nbest.json ({id: [{text, probability, start_logit, end_logit}]}), UTF-8."""
     for name, column in (("predictions", "prediction"), ("nbest", "nbest")):
-        with (folder / f"{name}.json").open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_json(predictions.select(["id", column])))
-
-
-def _json(table: pa.Table) -> Iterator[str]:
-    """A JSON object of a table's two columns, a line a row, without the whole of it in memory."""
-    opening = "{\n"
-    for batch in table.to_batches(max_chunksize=PIECE):
-        for name, value in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield f"{opening}{json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
-            opening = ",\n"
-    yield "{}\n" if opening == "{\n" else "\n}\n"
+        tables.write_json(predictions["id"], predictions[column], folder / f"{name}.json")
 
 
 def _predict(rows: pa.Table, outputs: pa.Table, row: Ints, params: Postprocessing, threshold: float | None) -> pa.Table:

@@ -1,0 +1,88 @@
+"""The sections of params.yaml that are classification's own.
+
+Whether rows have one label, several or a number is not said here: the source says it, by the column that it brings
+(`label`, `labels` or `value`; see rows.py).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainwright.core.params import (
+    NATURAL,
+    POSITIVE,
+    SHARE,
+    AugmentationGate,
+    CleaningGate,
+    EvaluationGate,
+    Section,
+    SplittingGate,
+    TrainingGate,
+)
+
+
+class Tokenization(Section):
+    """`max_length` in tokens, special ones counted; of a pair the longer text is cut first."""
+
+    max_length: POSITIVE = 256
+
+
+class Postprocessing(Section):
+    """`tune` sets the temperature (one label) and the threshold (several) on the validation split, a number fixes it.
+
+    `bins` are those of the expected calibration error; `n_best` is how many labels of each row nbest.json lists.
+    """
+
+    temperature: Literal["tune"] | Annotated[float, Field(gt=0)] = "tune"
+    threshold: Literal["tune"] | Annotated[float, Field(gt=0, lt=1)] = "tune"
+    n_best: POSITIVE = 5
+    bins: POSITIVE = 15
+    bootstrap: POSITIVE = 1000
+    seed: NATURAL = 7
+
+
+class IngestionGate(Section):
+    """`labels` are those allowed (without them, any); `max_label_share` is that of the most frequent label."""
+
+    min_rows: POSITIVE = 2
+    max_text_characters: POSITIVE = 200_000
+    labels: list[str] | None = None
+    max_label_share: SHARE = 0.99
+
+
+class TokenizationGate(Section):
+    max_truncated_share: SHARE = 0.1
+
+
+class PostprocessingGate(Section):
+    """`max_predicted_share`: more of the test rows with the same prediction than this is a model that has collapsed."""
+
+    max_predicted_share: SHARE = 0.99
+
+
+class ReportGate(Section):
+    """Floors: the published scores must reach those that are given, in points of 100."""
+
+    min_accuracy: float | None = None
+    min_macro_f1: float | None = None
+    min_micro_f1: float | None = None
+    min_mcc: float | None = None
+    min_pearson: float | None = None
+    min_spearman: float | None = None
+
+
+class Gates(Section):
+    """One section a gate, each named as the stage whose output it checks."""
+
+    ingestion: IngestionGate
+    cleaning: CleaningGate
+    augmentation: AugmentationGate
+    splitting: SplittingGate
+    tokenization: TokenizationGate
+    training: TrainingGate
+    evaluation: EvaluationGate
+    postprocessing: PostprocessingGate
+    report: ReportGate
+
+
+SECTIONS = {"tokenization": Tokenization, "postprocessing": Postprocessing, "gates": Gates}
