@@ -220,5 +220,8 @@ def check_loadable(uri: str, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError:
         raise refuse("config.json is not valid JSON", "Copy the model folder again.") from None
+    if config.get("is_encoder_decoder") and config.get("decoder_start_token_id") is None:
+        reason = "config.json names no decoder_start_token_id, with which every text that is generated begins"
+        raise refuse(reason, 'Write it in; for a T5 it is the pad token: `"decoder_start_token_id": 0`.')
     if "auto_map" in config:
         raise refuse("it wants code of its own to be run (auto_map)", "Choose a model that transformers knows.")

@@ -46,7 +46,8 @@ def children(rows: pa.Table, task: Rows, kind: str, rate: float, seed: int) -> t
 
 def passages(task: Rows) -> list[Text]:
     """The texts that are not questions, nor lists: what a row may be answered with stays as it is."""
-    return [text for text in task.TEXTS if text.column not in task.QUESTIONS and not _several(task, text)]
+    texts = (text for text in task.TEXTS if text.augment and text.column not in task.QUESTIONS)
+    return [text for text in texts if not _several(task, text)]
 
 
 def _several(task: Rows, text: Text) -> bool:
