@@ -27,8 +27,8 @@ class Text:
     `labels`, which say something of each span. A row that loses a span to an edit is dropped, but where spans have
     labels the span is, with its labels: what is not in the text any more is no entity. `pieces` names the starts and
     ends (list<int32>, parallel) of parts of the text that are moved along, and go where they become empty (tokens).
-    A column of lists has none of these. A row without the text is dropped, unless it is `optional`. With `augment=False`
-    no training copy of the text has typing errors: it is what the model should say.
+    A column of lists has none of these. A row without the text is dropped, unless it is `optional`. With
+    `augment=False` no training copy of the text has typing errors: it is what the model should say.
     """
 
     column: str
