@@ -41,7 +41,7 @@ def test_ids_and_groups_of_the_source_are_kept_numbers_too():
         ({"text": ["a", "b\0c"]}, "text", "the text holds a NUL character"),
         ({"text": ["a", "b"], "split": ["train", "dev"]}, "split", "there is no such split"),
         ({"text": ["a", "b"], "split": ["train", None]}, "split", "the split is missing, while other rows declare one"),
-        ({"text": ["a", "b"], "id": ["x", "x"]}, "id", "an earlier row has the same id"),
+        ({"text": ["a", "b"], "id": ["x", "x"]}, "id", "the id is already that of line 1"),
     ],
 )
 def test_a_bad_row_is_left_out_with_its_row_field_and_reason(columns, field, reason):

@@ -1,0 +1,8 @@
+"""The rows of masked language modelling: documents, a text each.
+
+A text to be filled in by `trainwright predict` is one too: it holds the tokenizer's mask token where words are missing.
+"""
+
+from trainwright.text.documents import COLUMNS, IDENTITY, QUESTIONS, SCHEMA, TEXTS, from_source, stratum
+
+__all__ = ["COLUMNS", "IDENTITY", "QUESTIONS", "SCHEMA", "TEXTS", "from_source", "stratum"]
