@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from flows import dvc, pinning
 from trainwright import pins, sources
-from trainwright.core.errors import Fault, InputError, TrainwrightError
+from trainwright.core.errors import Fault, InputError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 from trainwright.engine import base_model
@@ -55,11 +55,21 @@ def _source(layout: Layout, params: Pipeline) -> str:
 
 def _base_model(layout: Layout, params: Pipeline) -> str:
     if reason := pinning.base_unpinned(layout, params):
-        if not params.scratch:
+        if not (params.scratch or params.base_pipeline):
             base_model.locate(params.base_uri, layout.root)
         return f"base model   {params.base_uri}: {reason}; the next run pins it"
     base_model.verify(layout, params)
+    if params.base_pipeline:
+        return f"base model   {_upstream(layout, params.base_pipeline)}"
     return f"base model   {params.base_uri}: as pinned"
+
+
+def _upstream(layout: Layout, pipeline: str) -> str:
+    try:
+        base_model.trained(layout, pipeline)
+    except RefusedError:
+        return f"pipeline:{pipeline}: not trained as params.yaml has it; `trainwright run` brings it about first"
+    return f"pipeline:{pipeline}: trained and certified"
 
 
 def _disk(layout: Layout, params: Pipeline) -> str:

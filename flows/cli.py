@@ -119,19 +119,29 @@ def _run(arguments: argparse.Namespace) -> int:
     from flows import dvc, pinning
     from flows.pipeline import Pipeline
     from flows.terminal import Terminal
+    from trainwright.engine import base_model
 
     terminal, project, codes = Terminal(), dvc.Project(root), []
-    for name in names:
+    for name, goal in _with_needed(params, names).items():
         layout = Layout(root, name)
         try:
             for line in pinning.ensure(layout, params.pipelines[name]):
                 terminal.say(f"{name}: {line}")
+            if base := params.pipelines[name].base_pipeline:
+                base_model.trained(layout, base)
             server.ready()
-            codes.append(Pipeline(layout, project, params.operations.get(name, {}), terminal).run())
+            codes.append(Pipeline(layout, project, params.operations.get(name, {}), terminal, goal).run())
         except TrainwrightError as error:
             print(f"{name}: {error}", file=sys.stderr)
             codes.append(error.exit_code)
     return max(codes)
+
+
+def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
+    """The pipelines to run, each after those that it needs, and how far: to the end those that are asked for, others
+    until their model is certified."""
+    ordered = dict.fromkeys(needed for name in names for needed in params.chain(name))
+    return {name: None if name in names else "training_gate" for name in ordered}
 
 
 def _predict(arguments: argparse.Namespace) -> int:

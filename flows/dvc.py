@@ -84,8 +84,11 @@ class Project:
         except DvcException as error:
             raise InputError(Fault("dvc.yaml", f"DVC cannot read the project: {error}", SHOWS)) from error
 
-    def graph(self, pipeline: str) -> list[Node]:
-        """The stages of one pipeline, each after those that it waits for; otherwise as dvc.yaml has them."""
+    def graph(self, pipeline: str, goal: str | None = None) -> list[Node]:
+        """The stages of one pipeline, each after those that it waits for; otherwise as dvc.yaml has them.
+
+        With a `goal` (`training_gate`) only that stage and those that it waits for.
+        """
         import networkx as nx  # type: ignore[import-untyped]
         from dvc.exceptions import DvcException
 
@@ -97,6 +100,10 @@ class Project:
         place = {stage: number for number, stage in enumerate(stages)}
         order = nx.lexicographical_topological_sort(graph.reverse(), key=place.__getitem__)
         mine = [stage for stage in order if getattr(stage, "name", "").endswith(f"@{pipeline}")]
+        if goal:
+            needed = {stage for stage in mine if stage.name == f"{goal}@{pipeline}"}
+            needed |= {found for stage in needed for found in nx.descendants(graph, stage)}
+            mine = [stage for stage in mine if stage in needed]
         names = {stage: stage.name for stage in mine}
         return [Node(s.name, tuple(names[u] for u in graph.successors(s) if u in names)) for s in mine]
 

@@ -47,8 +47,15 @@ class Pipeline:
     """
 
     def __init__(
-        self, layout: Layout, project: dvc.Project, operations: dict[str, Operation], terminal: Terminal
+        self,
+        layout: Layout,
+        project: dvc.Project,
+        operations: dict[str, Operation],
+        terminal: Terminal,
+        goal: str | None = None,
     ) -> None:
+        """With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run."""
+        self.goal = goal
         self.layout, self.project, self.operations, self.terminal = layout, project, operations, terminal
         self.nodes: list[dvc.Node] = []
         self.outcomes: dict[str, Outcome] = {}
@@ -59,7 +66,7 @@ class Pipeline:
         Raises InputError where DVC cannot read the graph.
         """
         started = time.monotonic()
-        self.nodes = self.project.graph(self.layout.pipeline)
+        self.nodes = self.project.graph(self.layout.pipeline, self.goal)
         state = flow(name=self.layout.pipeline)(self._stages)(return_state=True)
         self.terminal.say(f"\n{self.layout.pipeline}: {state.name} in {duration(time.monotonic() - started)}")
         self._closing()
@@ -164,5 +171,5 @@ class Pipeline:
                 self.terminal.note(f"{stage} {outcome.state}: {outcome.words.splitlines()[0]}")
         if waiting := sum(outcome == NOT_RUN for outcome in self.outcomes.values()):
             self.terminal.note(f"not run, since they wait for it: {waiting} of {len(self.nodes)} stages")
-        elif self.outcomes:
+        elif self.outcomes and not self.goal:
             self.terminal.note(evidence.closing(self.layout))

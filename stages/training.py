@@ -22,7 +22,7 @@ def main(run: Run) -> None:
     tokenizer = AutoTokenizer.from_pretrained(features / "tokenizer", local_files_only=True)
     identity = {
         "features": layout.digest(features),
-        "base_model": layout.digest(run.layout.base_model_pin),
+        "base_model": base_model.identity(run.layout, run.params),
         "training": run.params.training.model_dump(mode="json"),
     }
     checkpoint_folder = run.layout.checkpoints / checkpoints.key(identity)

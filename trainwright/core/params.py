@@ -31,6 +31,7 @@ from trainwright.core.layout import STAGES
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 SECTIONS = (*STAGES, "gates")
+NOTHING = "none"  # what `after` says where a pipeline waits for no other
 VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none|mapping)$")  # how pydantic names the types of a union
 SHARE = Annotated[float, Field(ge=0, le=1)]
 POSITIVE = Annotated[int, Field(gt=0)]
@@ -236,7 +237,8 @@ class EvaluationGate(Section):
 
 
 class Pipeline(Section):
-    """One pipeline. The sections typed `Any` are the task's; they are checked against its own classes."""
+    """One pipeline. `after` repeats, for DVC's graph, the pipeline whose model it uses: its base model's or its
+    teacher's. The sections typed `Any` are the task's; they are checked against its own classes."""
 
     task: str
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
@@ -244,6 +246,7 @@ class Pipeline(Section):
         Annotated[str, Tag("str")] | Annotated[FromScratch, Tag("mapping")],
         Discriminator(lambda value: "str" if isinstance(value, str) else "mapping"),
     ]
+    after: str
     source: Source
     ingestion: Ingestion
     cleaning: Cleaning
@@ -262,6 +265,26 @@ class Pipeline(Section):
         return self.base_model.scratch if isinstance(self.base_model, FromScratch) else None
 
     @property
+    def base_pipeline(self) -> str | None:
+        """The pipeline whose trained model training starts from, if it starts from one."""
+        return self.base_uri.partition(":")[2] if self.base_uri.startswith("pipeline:") else None
+
+    @model_validator(mode="after")
+    def _waits_for_what_it_uses(self) -> "Pipeline":
+        teacher = self.training.teacher.partition(":")[2]
+        used = {
+            f"base_model is pipeline:{self.base_pipeline}": self.base_pipeline,
+            f"its teacher is {teacher}": teacher,
+        }
+        reasons = {why: name for why, name in used.items() if name}
+        if len(set(reasons.values())) > 1:
+            raise ValueError(f"a pipeline can wait for one other, but {' and '.join(reasons)}")
+        why, wanted = next(iter(reasons.items()), ("neither base_model nor teacher is another pipeline's", "none"))
+        if self.after != wanted:
+            raise ValueError(f"after: {self.after} must be `after: {wanted}`, since {why}")
+        return self
+
+    @property
     def base_uri(self) -> str:
         """The base model as one word, as its pin has it."""
         return "scratch" if isinstance(self.base_model, FromScratch) else self.base_model
@@ -269,10 +292,11 @@ class Pipeline(Section):
     @field_validator("base_model")
     @classmethod
     def _known_base(cls, value: str | FromScratch) -> str | FromScratch:
-        known = r"^(package:[A-Za-z0-9_.-]+|folder:.+|hub:[\w./-]+@[0-9a-f]{7,40})$"
+        known = r"^(package:[A-Za-z0-9_.-]+|folder:.+|hub:[\w./-]+@[0-9a-f]{7,40}|pipeline:[a-z][a-z0-9-]*)$"
         if isinstance(value, str) and not re.match(known, value):
             raise ValueError(
-                "must be package:NAME, folder:PATH, hub:OWNER/NAME@COMMIT (pin the commit), or a section `scratch:`"
+                "must be package:NAME, folder:PATH, hub:OWNER/NAME@COMMIT (pin the commit), pipeline:NAME (another "
+                "pipeline's model) or a section `scratch:`"
             )
         return value
 
@@ -326,9 +350,28 @@ class Params(Section):
         for name in self.pipelines:
             if not NAME.match(name):
                 raise ValueError(f"pipeline name {name!r} must be lower-case words joined by hyphens")
+            if name == NOTHING:
+                raise ValueError(
+                    f"no pipeline may be called {NOTHING!r}: that is what `after` says where it waits for none"
+                )
+            self.chain(name)
         if wrong := [name for name in (*self.operations, *self.dispatch) if name not in self.pipelines]:
             raise ValueError(f"{wrong[0]!r} in operations or dispatch is not a pipeline")
         return self
+
+    def chain(self, name: str) -> list[str]:
+        """The pipelines that `name` needs, each after what it needs itself, and `name` last.
+
+        Raises ValueError where one is not there, or needs itself.
+        """
+        found = [name]
+        while (before := self.pipelines[found[0]].after) != NOTHING:
+            if before not in self.pipelines:
+                raise ValueError(f"{found[0]} waits for a pipeline {before!r} that is not there")
+            if before in found:
+                raise ValueError(f"{' waits for '.join([*reversed(found), before])}: no pipeline can wait for itself")
+            found.insert(0, before)
+        return found
 
     def pipeline(self, name: str) -> Pipeline:
         """The pipeline called `name`. Raises InputError naming those there are."""

@@ -4,6 +4,9 @@ A base model is `package:NAME` (an installed package that carries one), `folder:
 `hub:OWNER/NAME@COMMIT`. Its pin, `data/<pipeline>/base_model.json`, names every file that is loaded by
 SHA-256, so that a folder that changed or a package that was upgraded is noticed before it is trained on.
 
+The model of another pipeline, `pipeline:NAME`, is what its training left and its gate certified: nothing of it is
+pinned, since it moves with that pipeline, and DVC's graph (`after` in params.yaml) runs what starts from it again.
+
 A model from scratch has no files yet: its pin says what it is to be, and its folder is the one in which
 tokenization leaves the tokenizer that it trained and the configuration.
 """
@@ -16,6 +19,7 @@ from typing import Any
 
 from trainwright.core import certificate
 from trainwright.core import layout as layouts
+from trainwright.core import params as parameters
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.layout import Layout, digest
 from trainwright.core.params import Pipeline
@@ -33,6 +37,12 @@ def locate(base_model: str, root: Path) -> Path:
     loaded safely: no safetensors, no fast tokenizer, code of its own.
     """
     kind, _, name = base_model.partition(":")
+    if kind == "pipeline":
+        reason, remedy = (
+            "it is another pipeline's model, known in its project alone",
+            "Publish with `lora.merge: true`.",
+        )
+        raise InputError(Fault(base_model, reason, remedy))
     folder = root / name if kind == "folder" else _package(name) if kind == "package" else _hub(name)
     check_loadable(base_model, folder)
     return folder
@@ -47,7 +57,29 @@ def resolve(layout: Layout, params: Pipeline) -> Path:
     if params.scratch:
         certificate.check(layout, params, "tokenization")
         return layout.stage("tokenization") / "tokenizer"
+    if params.base_pipeline:
+        return trained(layout, params.base_pipeline)
     return locate(params.base_uri, layout.root)
+
+
+def trained(layout: Layout, pipeline: str) -> Path:
+    """The model's folder of another pipeline's training, only as its gate has passed it.
+
+    Raises RefusedError with what is missing and the command that mends it, InputError where there is no such pipeline.
+    """
+    other = Layout(layout.root, pipeline)
+    certificate.check(other, parameters.load(layout.params).pipeline(pipeline), "training")
+    folder = other.stage("training") / "model"
+    check_loadable(f"pipeline:{pipeline}", folder)
+    return folder
+
+
+def identity(layout: Layout, params: Pipeline) -> dict[str, str]:
+    """What tells this base model from any other: its pin, and the certificate of another pipeline's training."""
+    known = {"pin": digest(layout.base_model_pin)}
+    if params.base_pipeline:
+        known["certificate"] = digest(Layout(layout.root, params.base_pipeline).certificate("training"))
+    return known
 
 
 def find(pinned: dict[str, Any]) -> Path:
@@ -111,7 +143,20 @@ def _content(layout: Layout, params: Pipeline) -> dict[str, Any]:
     if params.scratch:
         described = {"scratch": params.scratch.model_dump(mode="json")}
         return {"uri": params.base_uri, "revision": None, "licence": None, "files": {}, **described}
+    if params.base_pipeline:
+        licence = _licences(Layout(layout.root, params.base_pipeline))
+        return {"uri": params.base_uri, "revision": None, "licence": licence, "files": {}}
     return _describe(params.base_uri, locate(params.base_uri, layout.root))
+
+
+def _licences(upstream: Layout) -> str:
+    """The licences of another pipeline's data and base model, as its pins have them; "unknown" where one has none."""
+    found = []
+    for pin in (upstream.source_pin, upstream.base_model_pin):
+        content = json.loads(pin.read_text(encoding="utf-8")) if pin.is_file() else {}
+        if content.get("uri") != "scratch":
+            found.append(str(content.get("licence") or "unknown"))
+    return "unknown" if "unknown" in found else " and ".join(dict.fromkeys(found))
 
 
 def _describe(uri: str, folder: Path) -> dict[str, Any]:
@@ -169,6 +214,9 @@ def size(layout: Layout, params: Pipeline) -> int:
         inner = params.scratch.feed_forward or 4 * params.scratch.width
         layer = params.scratch.width * (4 * params.scratch.width + 2 * inner)
         return 4 * (blocks * layer + params.scratch.vocabulary * params.scratch.width)
+    if params.base_pipeline:
+        upstream = parameters.load(layout.params).pipeline(params.base_pipeline)
+        return size(Layout(layout.root, params.base_pipeline), upstream)
     return sum(path.stat().st_size for path in locate(params.base_uri, layout.root).glob("*.safetensors"))
 
 
