@@ -98,6 +98,7 @@ def test_a_change_upstream_makes_what_starts_from_it_stale(tmp_path: Path, monke
     from dvc.repo import Repo
 
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / ".site"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     root = project(tmp_path, first=FIRST, second=SECOND)
     Repo.init(str(root), no_scm=True).close()
     graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
