@@ -26,6 +26,7 @@ PIPELINE: dict[str, Any] = {
     "task": "multiple_choice",
     "language": "en",
     "base_model": "folder:base",
+    "after": "none",
     "source": {"uri": "questions.jsonl", "format": "jsonl", "licence": "MIT"},
     "ingestion": {"max_bad_share": 0.05},
     "cleaning": {},

@@ -23,6 +23,7 @@ pipelines:
     task: ner
     language: en
     base_model: folder:base
+    after: none
     source: {uri: rows.jsonl, format: jsonl, licence: CC0-1.0}
     ingestion: {}
     cleaning: {}
