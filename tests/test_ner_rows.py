@@ -1,0 +1,234 @@
+"""Texts and spans from sources: CoNLL files and their schemes, spans in JSON Lines, what is wrong with a row said."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainwright import sources
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.params import Cleaning, Source
+from trainwright.tasks.ner import rows as part
+from trainwright.text.augmentation import children
+from trainwright.text.cleaning import clean_rows
+
+CORPORA = Path(os.environ.get("TRAINWRIGHT_CORPORA", "no-corpora"))
+
+
+def load(path: Path, answered: bool = True, **more: str) -> tuple[list[dict], list[Fault]]:
+    form = {".conll": "conll", ".jsonl": "jsonl"}[path.suffix]
+    source = Source(uri=path.name, format=form, **more)
+    table, faults = part.from_source(sources.read(source, path.parent, part.COLUMNS), path.name, answered)
+    return table.to_pylist(), faults
+
+
+def conll(tmp_path: Path, text: str, **more: str) -> tuple[list[dict], list[Fault]]:
+    (tmp_path / "in.conll").write_text(text, encoding="utf-8")
+    return load(tmp_path / "in.conll", **more)
+
+
+def jsonl(tmp_path: Path, *objects: dict, **more: bool) -> tuple[list[dict], list[Fault]]:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects), encoding="utf-8")
+    return load(tmp_path / "in.jsonl", **more)
+
+
+def entities(row: dict) -> list[tuple[str, str]]:
+    return list(zip(row["span_text"], row["span_label"], strict=True))
+
+
+def test_tokens_are_joined_and_where_each_stands_is_kept(tmp_path):
+    (row,), faults = conll(tmp_path, "Ada\tB-PER\nBerg\tI-PER\nleft\tO\nOslo\tB-LOC\n.\tO\n\n")
+    assert not faults
+    assert row["text"] == "Ada Berg left Oslo ."
+    assert (row["span_start"], entities(row)) == ([0, 14], [("Ada Berg", "PER"), ("Oslo", "LOC")])
+    starts_ends = zip(row["token_start"], row["token_end"], strict=True)
+    assert [row["text"][a:b] for a, b in starts_ends] == ["Ada", "Berg", "left", "Oslo", "."]
+
+
+def test_chinese_characters_are_joined_without_spaces_and_latin_words_between_them_with(tmp_path):
+    (row,), _ = conll(
+        tmp_path, "".join(f"{c}\t{t}\n" for c, t in zip("李明在iPad", ["B-PER", "I-PER", *"OOOOO"], strict=True))
+    )
+    assert (row["text"], entities(row)) == ("李明在iPad", [("李明", "PER")])
+    (row,), _ = conll(
+        tmp_path,
+        "李明\tB-PER\n用\tO\nApple\tB-ORG\nWatch\tO\n跑步\tO\n",
+    )
+    assert (row["text"], entities(row)) == ("李明用 Apple Watch 跑步", [("李明", "PER"), ("Apple", "ORG")])
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "expected"),
+    [
+        ("B-X I-X B-X O", "auto", ["a b", "c"]),
+        ("I-X I-X B-X O", "auto", ["a b", "c"]),  # IOB1: a B- parts what touches
+        ("I-X O I-Y I-Y", "auto", ["a", "c d"]),
+        ("B-X E-X S-X S-Y", "auto", ["a b", "c", "d"]),
+        ("B-X I-X L-X U-Y", "auto", ["a b c", "d"]),  # BILOU
+        ("B-X O I-X I-Y", "repair", ["a", "c", "d"]),
+        ("B-X I-X I-Y I-Y", "iob1", ["a b", "c d"]),
+    ],
+)
+def test_every_scheme_of_tags_gives_its_entities(tmp_path, tags, scheme, expected):
+    lines = "".join(f"{word} {tag}\n" for word, tag in zip("abcd", tags.split(), strict=True)).replace("a ", "a ")
+    lines += "\nlonger O\nwords O\nso O\nthat O\nspaces O\njoin O\n"
+    found, faults = conll(tmp_path, lines, tags=scheme)
+    assert not faults
+    assert found[0]["span_text"] == expected
+
+
+def test_documents_are_groups_and_sentences_without_any_are_their_own(tmp_path):
+    found, _ = conll(tmp_path, "-DOCSTART- O\n\nOne O\n\nTwo O\n\n-DOCSTART- -X-\n\nThree O\n")
+    assert [row["group"] for row in found] == ["in.conll, document 1"] * 2 + ["in.conll, document 2"]
+    found, _ = conll(tmp_path, "One O\n\nTwo O\n")
+    assert len({row["group"] for row in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "row", "field", "reason"),
+    [
+        ("good O\n\nAda\tB-PER\textra\nx\tO\n", "line 3", "tokens", "line 3 has 3 columns"),
+        ("good\tO\n\nx\tO\n\tO\n", "line 3", "tokens", "line 4 has no token"),
+        ("good O\n\nAda\n", "line 3", "tags", "a token has no tag"),
+        ("good O\n\nAda PER\n", "line 3", "tags", "'PER' is not a tag"),
+        ("good O\n\nAda B-\n", "line 3", "tags", "'B-' is not a tag"),
+        ("Bo B-X\n\nAda B-X\nBo O\nCy I-X\n", "line 3", "tags", "an I- tag has no B- tag"),
+        ("Bo S-X\n\nAda B-X\nBo O\n", "line 3", "tags", "no E- tag at its end"),
+    ],
+)  # fmt: skip
+def test_a_faulty_sentence_is_left_out_and_named(tmp_path, lines, row, field, reason):
+    found, (fault,) = conll(tmp_path, lines.replace("good O", "good\tO") if "\t" in lines else lines)
+    assert len(found) == 1
+    assert (fault.file, fault.row, fault.field) == ("in.conll", row, field)
+    assert reason in fault.reason
+    assert fault.remedy
+
+
+def span(start: int, end: int, label: str = "PER") -> dict:
+    return {"start": start, "end": end, "label": label}
+
+
+def test_spans_of_a_text_come_without_the_white_space_at_their_ends(tmp_path):
+    (row,), faults = jsonl(tmp_path, {"id": "a", "text": "So Ada Berg left.", "spans": [span(2, 12)]})
+    assert not faults
+    assert (row["span_start"], row["span_text"], row["token_start"]) == ([3], ["Ada Berg"], [])
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ([span(0, 3), span(2, 5)], "two spans overlap"),
+        ([span(4, 6), span(0, 3)], "out of order"),
+        ([span(0, 99)], "ends past the end of the text"),
+        ([span(-1, 3)], "no start or does not end after it"),
+        ([span(3, 3)], "no start or does not end after it"),
+        ([span(3, 4)], "white space alone"),
+        ([span(0, 3, " ")], "has no label"),
+        ([{"start": 0, "end": 3}], "has no label"),
+        (None, "no spans"),
+        ("Ada", "does not have the form"),
+    ],
+)
+def test_a_span_that_makes_no_sense_is_a_row_error(tmp_path, bad, reason):
+    good = {"id": "good", "text": "Ada", "spans": [span(0, 3)]}
+    found, (fault,) = jsonl(tmp_path, good, {"id": "bad", "text": "Ada is Bo", "spans": bad})
+    assert [row["id"] for row in found] == ["good"]
+    assert (fault.row, fault.field, fault.id) == ("line 2", "spans", "bad")
+    assert reason in fault.reason
+
+
+def test_a_source_without_spans_or_tags_is_refused_but_for_prediction(tmp_path):
+    with pytest.raises(InputError, match="no column 'spans' beside 'text'"):
+        jsonl(tmp_path, {"text": "Ada", "span": []})
+    (row,), faults = jsonl(tmp_path, {"text": "Ada"}, answered=False)
+    assert (row["text"], row["span_text"], faults) == ("Ada", [], [])
+
+
+words = st.lists(st.sampled_from(["Ada", "北", "京", "x", "e\u0301t", "🦊", "New", "，"]), min_size=1, max_size=9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(words, min_size=1, max_size=5))
+def test_every_token_stands_where_its_offsets_say_however_it_was_joined(sentences):
+    tags = [["B-X", *["I-X"] * (len(one) - 1)] for one in sentences]
+    table = pa.table({"tokens": sentences, "tags": tags, "place": ["p"] * len(sentences)})
+    found, faults = part.from_source(table, "made")
+    assert not faults
+    for row, tokens in zip(found.to_pylist(), sentences, strict=True):
+        starts_ends = zip(row["token_start"], row["token_end"], strict=True)
+        assert [row["text"][a:b] for a, b in starts_ends] == tokens
+        assert row["span_text"] == [row["text"]]
+
+
+def dirty() -> pa.Table:
+    text = "Mme  Curie\u00a0 met \u200b\u200b in   Par\u00c3\u00ads."
+    spans = [(text.index(t), t, k) for t, k in (("Curie", "PER"), ("\u200b\u200b", "ORG"), ("Par\u00c3\u00ads", "LOC"))]
+    tokens = [
+        (text.index(t), text.index(t) + len(t))
+        for t in ("Mme", "Curie", "met", "\u200b\u200b", "in", "Par\u00c3\u00ads")
+    ]
+    return pa.Table.from_pylist(
+        [
+            {
+                "id": "d", "group": "g", "split": None, "parent": None, "text": text,
+                "span_start": [a for a, _, _ in spans], "span_text": [t for _, t, _ in spans],
+                "span_label": [k for _, _, k in spans],
+                "token_start": [a for a, _ in tokens], "token_end": [b for _, b in tokens],
+            }
+        ],
+        part.SCHEMA,
+    )  # fmt: skip
+
+
+def test_cleaning_moves_entities_and_tokens_and_drops_a_lost_entity_with_its_label():
+    cleaned = clean_rows(dirty(), part.TEXTS, Cleaning())
+    (row,) = cleaned.rows.to_pylist()
+    assert row["text"] == "Mme Curie met in París."
+    assert entities(row) == [("Curie", "PER"), ("París", "LOC")]
+    assert all(row["text"].startswith(t, a) for a, t in zip(row["span_start"], row["span_text"], strict=True))
+    starts_ends = zip(row["token_start"], row["token_end"], strict=True)
+    assert [row["text"][a:b] for a, b in starts_ends] == ["Mme", "Curie", "met", "in", "París"]
+    assert cleaned.dropped.num_rows == 0
+
+
+def test_typing_noise_leaves_entities_alone_and_takes_tokens_along(tmp_path):
+    lines = (
+        "".join(f"{word}\tO\n" for word in ("yesterday", "several", "visitors", "walked", "towards"))
+        + "Stockholm\tB-LOC\n"
+    )
+    (row,), _ = conll(tmp_path, lines)
+    made, _ = children(pa.Table.from_pylist([row], part.SCHEMA), part, "noise", 1.0, 3)
+    (child,) = made.to_pylist()
+    assert child["text"] != row["text"]
+    assert entities(child) == [("Stockholm", "LOC")]
+    assert child["text"][child["span_start"][0] :] == "Stockholm"
+    starts_ends = list(zip(child["token_start"], child["token_end"], strict=True))
+    assert " ".join(child["text"][a:b] for a, b in starts_ends) == child["text"]
+
+
+# Sentences as published; tokens; entities by their B- tags, and in Weibo's training file 10 stray I- tags besides.
+PUBLISHED = {
+    "wnut17-train": (3394, 62730, 1975),
+    "wnut17-dev": (1009, 15733, 836),
+    "wikigold": (1696, 39007, 3558),
+    "weibo-ner-train": (1350, 73778, 1885 + 10),
+    "weibo-ner-dev": (270, 14509, 389),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_sets_have_their_published_sentences_tokens_and_entities(name):
+    if not (CORPORA / f"{name}.conll").is_file():
+        pytest.skip("TRAINWRIGHT_CORPORA names no folder with the set")
+    found, faults = load(CORPORA / f"{name}.conll", tags="repair" if "weibo" in name else "auto")
+    tokens, spans = (sum(len(row[column]) for row in found) for column in ("token_start", "span_label"))
+    assert (len(found), tokens, spans, faults) == (*PUBLISHED[name], [])
+    if "weibo" not in name:
+        assert np.mean([" " in row["text"] for row in found]) > 0.9
+    else:
+        assert not any(" " in row["text"] for row in found)
