@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trainwright import sources
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Cleaning, Source
+from trainwright.sources import hub
 from trainwright.tasks.ner import rows as part
 from trainwright.text.augmentation import children
 from trainwright.text.cleaning import clean_rows
@@ -109,6 +110,17 @@ def test_a_faulty_sentence_is_left_out_and_named(tmp_path, lines, row, field, re
     assert fault.remedy
 
 
+def test_tags_of_the_hub_that_are_numbers_of_classes_are_read_by_name():
+    import datasets
+
+    label = datasets.ClassLabel(names=["O", "B-PER", "I-PER"])
+    features = datasets.Features({"tags": datasets.List(label), "tokens": datasets.List(datasets.Value("string"))})
+    made = datasets.Dataset.from_dict({"tags": [[1, 2, 0], []], "tokens": [["a"], []]}, features)
+    table = made.with_format("arrow")[:]
+    assert hub.named(table["tags"], made.features["tags"]).to_pylist() == [["B-PER", "I-PER", "O"], []]
+    assert hub.named(table["tokens"], made.features["tokens"]).to_pylist() == [["a"], []]
+
+
 def span(start: int, end: int, label: str = "PER") -> dict:
     return {"start": start, "end": end, "label": label}
 
@@ -131,7 +143,7 @@ def test_spans_of_a_text_come_without_the_white_space_at_their_ends(tmp_path):
         ([span(0, 3, " ")], "has no label"),
         ([{"start": 0, "end": 3}], "has no label"),
         (None, "no spans"),
-        ("Ada", "does not have the form"),
+        ("Ada", "is text, not [{start: a whole number"),
     ],
 )
 def test_a_span_that_makes_no_sense_is_a_row_error(tmp_path, bad, reason):

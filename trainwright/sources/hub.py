@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from trainwright.core.errors import Fault, InputError, MachineryError, nearest
 from trainwright.core.params import Source
 from trainwright.sources.parquet import numbered
@@ -37,8 +41,26 @@ def read(source: Source, columns: Columns) -> Iterator[tuple[str, str | None, Re
     loaded = _load(_name(source), source.configuration, source.revision)
     for name, split in _declared(source, list(loaded)).items():
         table = loaded[name].with_format("arrow")[:]
-        data = {n: conformed(table.column(n), columns[n], source.uri, n) for n in table.column_names if n in columns}
+        held = {n: named(table.column(n), loaded[name].features[n]) for n in table.column_names if n in columns}
+        data = {n: conformed(column, columns[n], source.uri, n) for n, column in held.items()}
         yield name, split, Records(data, numbered(table.num_rows), table.column_names)
+
+
+def named(column: Any, feature: Any) -> Any:
+    """A column of lists of class numbers as lists of the classes' names (tags of tokens); any other as it is."""
+    import datasets
+
+    label = getattr(feature, "feature", None)
+    if not isinstance(label, datasets.ClassLabel):
+        return column
+    names = pa.array(label.names, pa.string())
+    chunks = []
+    for chunk in column.chunks:
+        numbers = pc.if_else(pc.less(chunk.flatten(), 0), None, chunk.flatten())  # -1 is a class that is not known
+        sizes = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy()
+        ends = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32))
+        chunks.append(pa.ListArray.from_arrays(ends, names.take(numbers)))
+    return pa.chunked_array(chunks, pa.list_(pa.string()))
 
 
 def digests(source: Source) -> Iterator[dict[str, Any]]:
