@@ -24,6 +24,7 @@ pipelines:
     language: en
     base_model: folder:base
     after: none
+    after: none
     source: {uri: rows.jsonl, format: jsonl, licence: CC0-1.0}
     ingestion: {}
     cleaning: {}
