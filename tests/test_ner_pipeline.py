@@ -24,7 +24,6 @@ pipelines:
     language: en
     base_model: folder:base
     after: none
-    after: none
     source: {uri: rows.jsonl, format: jsonl, licence: CC0-1.0}
     ingestion: {}
     cleaning: {}
