@@ -10,6 +10,7 @@ from trainwright.core.errors import Fault, InputError, RefusedError, Trainwright
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 from trainwright.engine import base_model
+from trainwright.sources import hub
 
 ROOM_PER_MODEL = 12  # weights, optimizer and gradients of three checkpoints, two models, and copies in DVC's cache
 ROOM_PER_SOURCE = 20  # rows of every stage, features, and copies in DVC's cache
@@ -21,10 +22,18 @@ Say = Callable[[str], None]
 def check(layout: Layout, params: Pipeline, project: dvc.Project, say: Say) -> list[TrainwrightError]:
     """Say how things stand with one pipeline. Returns what would stop it."""
     problems: list[TrainwrightError] = []
-    for look in (_source, _base_model, _disk):
+    sizes: list[int] = []
+    for look in (_source, _base_model):
         try:
-            say(look(layout, params))
+            line, size = look(layout, params)
+            say(line)
+            sizes.append(size)
         except TrainwrightError as error:
+            problems.append(error)
+    if not problems:
+        try:
+            say(_disk(layout, *sizes))
+        except InputError as error:
             problems.append(error)
     for line in _plan(layout, project):
         say(line)
@@ -36,47 +45,57 @@ def publishable(project: dvc.Project) -> str:
     missing = []
     if not project.remote():
         missing.append("no DVC remote (`dvc remote add -d NAME URL`)")
-    git = subprocess.run(["git", "remote"], cwd=project.root, capture_output=True, text=True, check=False)
-    if git.returncode != 0:
+    if not shutil.which("git"):
+        missing.append("Git is not installed")
+    elif (git := _git_remotes(project)) is None:
         missing.append("not a Git repository")
-    elif not git.stdout.strip():
+    elif not git:
         missing.append("no Git remote (`git remote add origin URL`)")
     return f"not publishable: {'; '.join(missing)}" if missing else "publishable: it has a Git and a DVC remote"
 
 
-def _source(layout: Layout, params: Pipeline) -> str:
+def _git_remotes(project: dvc.Project) -> str | None:
+    git = subprocess.run(["git", "remote"], cwd=project.root, capture_output=True, text=True, check=False)
+    return git.stdout.strip() if git.returncode == 0 else None
+
+
+def _source(layout: Layout, params: Pipeline) -> tuple[str, int]:
+    """How things stand with the source, and its bytes (0 where it is on the Hub)."""
+    on_hub = params.source.format == "hub"
     if reason := pinning.source_unpinned(layout, params):
-        if params.source.format != "hub":
-            sources.files(params.source, layout.root)
-        return f"source       {params.source.uri}: {reason}; the next run pins it"
-    pins.verify(layout, params)
-    return f"source       {params.source.uri}: as pinned"
+        if on_hub:
+            hub.resolve(params.source)
+        says = f"{reason}; the next run pins it"
+    else:
+        pins.verify(layout, params)
+        says = "as pinned"
+    files = [] if on_hub else sources.files(params.source, layout.root)
+    return f"source       {params.source.uri}: {says}", sum(file.path.stat().st_size for file in files)
 
 
-def _base_model(layout: Layout, params: Pipeline) -> str:
+def _base_model(layout: Layout, params: Pipeline) -> tuple[str, int]:
+    """How things stand with the base model, and the bytes of its weights."""
     if reason := pinning.base_unpinned(layout, params):
-        if not (params.scratch or params.base_pipeline):
-            base_model.locate(params.base_uri, layout.root)
-        return f"base model   {params.base_uri}: {reason}; the next run pins it"
-    base_model.verify(layout, params)
+        says = f"{reason}; the next run pins it"
+    else:
+        base_model.verify(layout, params)
+        says = "as pinned"
+    size = base_model.size(layout, params)
     if params.base_pipeline:
-        return f"base model   {_upstream(layout, params.base_pipeline)}"
-    return f"base model   {params.base_uri}: as pinned"
+        says = _upstream(layout, params.base_pipeline)
+    return f"base model   {params.base_uri}: {says}", size
 
 
 def _upstream(layout: Layout, pipeline: str) -> str:
     try:
         base_model.trained(layout, pipeline)
     except RefusedError:
-        return f"pipeline:{pipeline}: not trained as params.yaml has it; `trainwright run` brings it about first"
-    return f"pipeline:{pipeline}: trained and certified"
+        return "not trained as params.yaml has it; `trainwright run` brings it about first"
+    return "trained and certified"
 
 
-def _disk(layout: Layout, params: Pipeline) -> str:
-    weights = base_model.size(layout, params)
-    files = [] if params.source.format == "hub" else sources.files(params.source, layout.root)
-    rows = sum(file.path.stat().st_size for file in files)
-    need = max(ROOM_AT_LEAST, ROOM_PER_MODEL * weights + ROOM_PER_SOURCE * rows)
+def _disk(layout: Layout, source: int, weights: int) -> str:
+    need = max(ROOM_AT_LEAST, ROOM_PER_MODEL * weights + ROOM_PER_SOURCE * source)
     free = shutil.disk_usage(layout.root).free
     if free < need:
         reason = f"{free / 1e9:.1f} GB are free, a whole run may need {need / 1e9:.1f} GB"

@@ -1,7 +1,8 @@
 """Before a pipeline runs: its pins are there, are of what params.yaml names, and of the bytes that are there now.
 
 A pin that is missing, or that is of another source or base model than params.yaml names, is made anew: the
-edit of params.yaml is the wish. Other bytes under the same name are nobody's wish: only `refresh` takes them.
+edit of params.yaml is the wish. Other bytes under the same name are nobody's wish, whatever else was edited: only
+`refresh` takes them.
 """
 
 import json
@@ -21,7 +22,7 @@ def ensure(layout: Layout, params: Pipeline) -> list[str]:
     """
     told = []
     if reason := source_unpinned(layout, params):
-        told.append(f"{reason}: pinned {source_words(pins.refresh(layout, params)[1])}")
+        told.append(f"{reason}: pinned {source_words(pins.follow(layout, params))}")
     elif params.source.format != "hub":  # a commit of the Hub's stays what it is
         pins.verify(layout, params)
     if reason := base_unpinned(layout, params):

@@ -174,7 +174,7 @@ def test_a_commit_that_the_hub_does_not_have_is_an_input_error(tmp_path):
         hub.commit("team/tiny", {"config.json": b"{}"})
         done = fetch(hub, f"hub:team/tiny@{'0' * 40}", tmp_path)
     assert done.returncode == 2, done.stderr
-    assert "could not be fetched" in done.stderr
+    assert f"team/tiny has no commit {'0' * 40}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

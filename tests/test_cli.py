@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Toy, processes_in, wait
+from fixtures.hub import serving
 from ruamel.yaml import YAML
+
+from flows import pinning
+from trainwright.core import params
+from trainwright.core.errors import InputError
+from trainwright.core.layout import Layout
 
 QUESTIONS = [
     {"id": f"q{n}", "question": f"Which city is number {n}?", "answers": [{"text": "Paris", "answer_start": 0}]}
@@ -112,8 +118,66 @@ def test_check_fails_where_a_run_could_not_begin(project: Toy) -> None:
     (project.root / "base" / "model.safetensors").rename(project.root / "base" / "pytorch_model.bin")
     said = trainwright(project.root, "check", "one")
     assert said.returncode == 2
-    assert "source.json" in said.stderr
-    assert "Pickles" in said.stderr
+    assert [line for line in said.stderr.splitlines() if "source.json" in line] == [said.stderr.splitlines()[0]]
+    assert said.stderr.count("Pickles") == 1
+
+
+def test_check_asks_the_hub_whether_what_it_would_pin_is_there_and_fetches_nothing(project: Toy) -> None:
+    graph(project)
+    own = project.read("params.yaml")
+
+    def checked(uri: str, model: str, endpoint: str) -> subprocess.CompletedProcess[str]:
+        content = YAML(typ="safe").load(own)
+        pipeline = content["pipelines"]["one"]
+        pipeline |= {"base_model": model, "source": {"uri": uri, "format": "hub", "revision": "main"}}
+        project.write("params.yaml", json.dumps(content))
+        home = str(project.root / "home")
+        return trainwright(project.root, "check", "one", HF_ENDPOINT=endpoint, HF_HOME=home, HF_HUB_OFFLINE="0")
+
+    with serving() as hub:
+        hub.commit("acme/questions", {"data.csv": b"a"})
+        good = f"hub:acme/model@{hub.commit('acme/model', {'config.json': b'{}', 'model.safetensors': b'-'})}"
+        bare = f"hub:acme/bare@{hub.commit('acme/bare', {'config.json': b'{}', 'pytorch_model.bin': b'-'})}"
+        said = checked("hub:acme/questions", good, hub.endpoint)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.count("the next run pins it") == 2
+        assert not [asked for asked in hub.asked if "/resolve/" in asked]
+        said = checked("hub:acme/question", f"hub:acme/nothing@{'0' * 40}", hub.endpoint)
+        assert said.returncode == 2
+        assert said.stderr.count("the Hub has no such data set") == 1
+        assert said.stderr.count("the Hub has no model acme/nothing") == 1
+        said = checked("hub:acme/questions", f"hub:acme/model@{'0' * 40}", hub.endpoint)
+        assert (said.returncode, "has no commit 0000" in said.stderr) == (2, True)
+        said = checked("hub:acme/questions", bare, hub.endpoint)
+        assert (said.returncode, "no safetensors weights" in said.stderr) == (2, True)
+    said = checked("hub:acme/questions", good, hub.endpoint)
+    assert said.returncode == 3
+    assert len(re.findall("the Hub (cannot|could not) be reached", said.stderr)) == 2
+    assert "Traceback" not in said.stderr
+
+
+def test_without_git_check_says_so(project: Toy) -> None:
+    graph(project)
+    said = trainwright(project.root, "check", "one", PATH=str(project.root / "base"))
+    assert (said.returncode, "Git is not installed" in said.stdout) == (0, True)
+
+
+def test_an_edit_that_leaves_the_bytes_alone_does_not_let_others_in(project: Toy) -> None:
+    """`run` follows params.yaml; what it finds under an unchanged name must still be what was pinned."""
+    layout = Layout(project.root, "one")
+    pipeline = params.load(layout.params).pipeline("one")
+    pinning.ensure(layout, pipeline)
+    before = layout.source_pin.read_bytes()
+    project.write("source.json", json.dumps(SOURCE).replace("here", "there"))
+    for edit in ({"licence": "CC-BY-4.0"}, {"columns": {"title": "heading"}}):
+        edited = pipeline.model_copy(update={"source": pipeline.source.model_copy(update=edit)})
+        with pytest.raises(InputError, match="its bytes are not those of the pin"):
+            pinning.ensure(layout, edited)
+        assert layout.source_pin.read_bytes() == before
+    pinning.refresh(layout, edited.model_copy(update={"source": pipeline.source}))
+    licensed = pipeline.model_copy(update={"source": pipeline.source.model_copy(update={"licence": "CC-BY-4.0"})})
+    assert pinning.ensure(layout, licensed)[0].startswith("params.yaml names another source (licence): pinned")
+    assert json.loads(layout.source_pin.read_text())["licence"] == "CC-BY-4.0"
 
 
 def test_refresh_moves_both_pins_and_says_from_what_to_what(project: Toy) -> None:

@@ -173,8 +173,10 @@ for step in sys.argv[1:]:
     layout = Layout(Path.cwd() / Path(step).parent, "sample-qa")
     try:
         pipeline = params.load(layout.params).pipeline("sample-qa")
-        refreshing = step.endswith("refresh")
-        done = pins.refresh(layout, pipeline) if refreshing else ingestion.main(process.Run(layout, pipeline))
+        if step.endswith("ingest"):
+            done = ingestion.main(process.Run(layout, pipeline))
+        else:
+            done = getattr(pins, Path(step).name)(layout, pipeline)
         print(json.dumps({"done": done}))
     except TrainwrightError as error:
         print(json.dumps({"code": error.exit_code, "said": str(error)}))
@@ -249,6 +251,20 @@ def test_a_hub_data_set_is_pinned_at_its_commit_until_it_is_refreshed(tmp_path: 
 
 
 @pytest.mark.slow
+def test_an_edit_that_leaves_the_bytes_alone_keeps_the_pinned_commit(tmp_path: Path, hub: Hub) -> None:
+    first = hub.commit(NAME, files(5, 2))
+    section = f"uri: hub:{NAME}\nformat: hub\nrevision: main"
+    layout, _ = project(tmp_path, section)
+    steps(tmp_path, hub.endpoint, "refresh")
+    hub.commit(NAME, files(9, 2))
+    project(tmp_path, f"{section}\nlicence: MIT")
+    steps(tmp_path, hub.endpoint, "follow", "ingest")
+    pin = json.loads(layout.source_pin.read_text())
+    assert (pin["licence"], pin["commit"]) == ("MIT", first)
+    assert ingested(tmp_path) == {"train": 5, "validation": 2}
+
+
+@pytest.mark.slow
 def test_rows_that_moved_under_a_pinned_commit_are_refused(tmp_path: Path, hub: Hub) -> None:
     commit = hub.commit(NAME, files(5, 2))
     project(tmp_path, f"uri: hub:{NAME}\nformat: hub\nrevision: {commit}")
@@ -315,10 +331,11 @@ def test_a_hub_that_is_down_is_a_failure_of_machinery(tmp_path: Path) -> None:
 
 
 def test_text_of_a_csv_file_on_the_hub_stays_text(tmp_path: Path, hub: Hub) -> None:
-    hub.commit(NAME, {"train.csv": b"context,question,answer\nNA it was.,null,NA\nNone came.,NA,None\n"})
+    rows = b"NA it was.,null,NA\nNone came.,NA,None\nnull.,None,null\n"
+    hub.commit(NAME, {"train.csv": b"context,question,answer\n" + rows})
     project(tmp_path, f"uri: hub:{NAME}\nformat: hub")
     steps(tmp_path, hub.endpoint, "refresh", "ingest")
     table = pq.read_table(tmp_path / "data/sample-qa/ingestion/rows.parquet")
-    assert table.column("question").to_pylist() == ["null", "NA"]
-    assert table.column("answer_text").to_pylist() == [["NA"], ["None"]]
-    assert table.column("split").to_pylist() == [None, None]  # a single split is not a declared one
+    assert table.column("question").to_pylist() == ["null", "NA", "None"]
+    assert table.column("answer_text").to_pylist() == [["NA"], ["None"], ["null"]]
+    assert table.column("split").to_pylist() == [None] * 3  # a single split is not a declared one

@@ -19,6 +19,7 @@ from trainwright.core.params import Pipeline, Source
 from trainwright.sources import hub
 
 Pin = dict[str, Any]
+NAMED = ("uri", "format", "revision", "configuration", "splits")  # what of a source decides which bytes are read
 
 
 def refresh(layout: Layout, params: Pipeline) -> tuple[Pin | None, Pin]:
@@ -27,18 +28,35 @@ def refresh(layout: Layout, params: Pipeline) -> tuple[Pin | None, Pin]:
     Raises InputError where the source cannot be read, and then leaves the pin as it was.
     """
     old = _read(layout) if layout.source_pin.exists() else None
-    source = params.source
-    if source.format == "hub":
-        source = source.model_copy(update={"revision": hub.resolve(source)})
+    commit = hub.resolve(params.source) if params.source.format == "hub" else None
+    return old, _pin(layout, params, commit)
+
+
+def follow(layout: Layout, params: Pipeline) -> Pin:
+    """Make the pin anew after an edit of params.yaml, and return it.
+
+    Where the edit left alone what decides the bytes (it named the licence, or mapped a column), they must be those of
+    the old pin, a Hub data set's at the old commit: only `refresh` takes others. Raises InputError as `refresh` does.
+    """
+    old = _read(layout) if layout.source_pin.exists() else None
+    section = _section(params.source)
+    if old is None or any(old.get(name) != section[name] for name in NAMED):
+        return refresh(layout, params)[1]
+    source = _pinned(params.source, old["commit"])
+    _compare(source, old, _parts(source, layout.root), _remedy(layout))
+    return _pin(layout, params, old["commit"])
+
+
+def _pin(layout: Layout, params: Pipeline, commit: str | None) -> Pin:
+    source = _pinned(params.source, commit)
     columns = tasks.load(params.task, "rows").COLUMNS
     rows = {name: table.num_rows for name, table in sources.read_files(source, layout.root, columns)}
     if not sum(rows.values()):
         raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
     parts = [{**part, "rows": rows[part["path"]]} for part in _parts(source, layout.root)]
-    commit = source.revision if source.format == "hub" else None
     new = {**_section(params.source), "commit": commit, **_totals(parts), "files": parts}
     write_file(layout.source_pin, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
-    return old, new
+    return new
 
 
 def verify(layout: Layout, params: Pipeline) -> Source:
@@ -47,7 +65,7 @@ def verify(layout: Layout, params: Pipeline) -> Source:
     Raises InputError where there is no pin, where params.yaml names another source than the pin does, and where
     the bytes differ.
     """
-    remedy = f"Run `trainwright refresh {layout.pipeline}` to take the source as it is now."
+    remedy = _remedy(layout)
     name = layout.source_pin.relative_to(layout.root).as_posix()
     if not layout.source_pin.exists():
         raise InputError(Fault(name, "the source has no pin yet", remedy))
@@ -56,9 +74,17 @@ def verify(layout: Layout, params: Pipeline) -> Source:
         if field not in pin or pin[field] != value:
             reason = f"params.yaml says {value!r}, the pin {pin.get(field)!r}"
             raise InputError(Fault(name, reason, remedy, field=f"source.{field}"))
-    source = params.source.model_copy(update={"revision": pin["commit"]}) if pin["commit"] else params.source
+    source = _pinned(params.source, pin["commit"])
     _compare(source, pin, _parts(source, layout.root), remedy)
     return source
+
+
+def _pinned(source: Source, commit: str | None) -> Source:
+    return source.model_copy(update={"revision": commit}) if commit else source
+
+
+def _remedy(layout: Layout) -> str:
+    return f"Run `trainwright refresh {layout.pipeline}` to take the source as it is now."
 
 
 def _section(source: Source) -> Pin:

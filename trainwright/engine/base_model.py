@@ -14,13 +14,15 @@ tokenization leaves the tokenizer that it trained and the configuration.
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from trainwright.core import certificate
 from trainwright.core import layout as layouts
 from trainwright.core import params as parameters
-from trainwright.core.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, digest
 from trainwright.core.params import Pipeline
 
@@ -34,7 +36,7 @@ def locate(base_model: str, root: Path) -> Path:
     """The local folder of a base model; a Hub model is fetched at its commit, safetensors only.
 
     Raises InputError when there is no such package, folder or revision, or when its files cannot be
-    loaded safely: no safetensors, no fast tokenizer, code of its own.
+    loaded safely: no safetensors, no fast tokenizer, code of its own; MachineryError when the Hub is not reached.
     """
     kind, _, name = base_model.partition(":")
     if kind == "pipeline":
@@ -208,7 +210,10 @@ def longest_input(folder: Path) -> int:
 
 
 def size(layout: Layout, params: Pipeline) -> int:
-    """The bytes of the base model's weights; of a model from scratch, what its layers will come to in float32."""
+    """The bytes of the base model's weights; of a model from scratch, what its layers will come to in float32.
+
+    A Hub model that is not on this machine is asked about, not fetched. Raises errors as `locate` does.
+    """
     if params.scratch:
         blocks = params.scratch.layers * (2 if params.scratch.family == "t5" else 1)
         inner = params.scratch.feed_forward or 4 * params.scratch.width
@@ -217,7 +222,36 @@ def size(layout: Layout, params: Pipeline) -> int:
     if params.base_pipeline:
         upstream = parameters.load(layout.params).pipeline(params.base_pipeline)
         return size(Layout(layout.root, params.base_pipeline), upstream)
+    kind, _, name = params.base_uri.partition(":")
+    if kind == "hub" and not _fetched(name):
+        return _size_on_hub(name)
     return sum(path.stat().st_size for path in locate(params.base_uri, layout.root).glob("*.safetensors"))
+
+
+def _size_on_hub(name: str) -> int:
+    from huggingface_hub import HfApi
+
+    repository, _, revision = name.partition("@")
+    with _explained(repository, revision):
+        files = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=30).siblings or []
+    weights = [file.size or 0 for file in files if Path(file.rfilename).match("*.safetensors")]
+    if not weights:
+        reason = "it has no safetensors weights"
+        raise InputError(Fault(f"hub:{name}", reason, "Pickles are never loaded: choose a model with safetensors."))
+    return sum(weights)
+
+
+def _fetched(name: str) -> bool:
+    """Whether this machine holds a Hub model's files already."""
+    from huggingface_hub import errors, snapshot_download
+
+    repository, _, revision = name.partition("@")
+    patterns = [*LOADED, *TOKENIZER, CARD]
+    try:
+        snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True)
+    except (OSError, errors.HFValidationError):
+        return False
+    return True
 
 
 def _package(name: str) -> Path:
@@ -235,17 +269,36 @@ def _package(name: str) -> Path:
 
 def _hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
-    try:
+    with _explained(repository, revision):
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=[*LOADED, *TOKENIZER, CARD])
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = f"{repository} at {revision or 'its newest revision'} could not be fetched: {type(error).__name__}"
-        remedy = "Check the name, the commit and the network; offline, use a folder that holds the model."
-        raise InputError(Fault("params.yaml", reason, remedy, field="base_model")) from error
+
+
+@contextmanager
+def _explained(repository: str, revision: str) -> Iterator[None]:
+    """What the Hub's library raises, in our words."""
+    from huggingface_hub import errors
+
+    def refuse(reason: str, remedy: str) -> InputError:
+        return InputError(Fault("params.yaml", reason, remedy, field="base_model"))
+
+    try:
+        yield
+    except errors.RevisionNotFoundError:
+        reason = f"the Hub's {repository} has no commit {revision}"
+        raise refuse(reason, "Copy a commit from its page on the Hub.") from None
+    except errors.GatedRepoError:
+        raise refuse(f"access to {repository} is restricted", "Ask for it, then `hf auth login`.") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        remedy = "Mend the name; a private model needs `hf auth login`."
+        raise refuse(f"the Hub has no model {repository}", remedy) from None
+    except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # the HTTP library's own base class
+        remedy = "Try again with the network up and HF_HUB_OFFLINE unset, or use a folder that holds the model."
+        reason = f"the Hub could not be reached ({type(error).__name__})"
+        raise MachineryError(f"{repository} at {revision}: {reason}. {remedy}") from None
 
 
 def check_loadable(uri: str, folder: Path) -> None:
