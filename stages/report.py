@@ -8,6 +8,7 @@ from trainwright.core.process import Run
 from trainwright.report import facts as evidence
 from trainwright.report import page, publish
 from trainwright.report.facts import Facts
+from trainwright.report.results import title
 
 
 def report(facts: Facts) -> str:
@@ -24,10 +25,8 @@ def main(run: Run) -> None:
     print(f"report: {written}/index.html, and the model to publish in {written}/model", flush=True)
     for floor in facts.floors:
         if not floor.reached:
-            seen = page.decimal(floor.observed)
-            print(
-                f"report: {page.title(floor.metric)} on test is {seen}, below its floor {floor.minimum:g}", flush=True
-            )
+            wanted = f"{'above its ceiling' if floor.ceiling else 'below its floor'} {floor.limit:g}"
+            print(f"report: {title(floor.metric)} on test is {floor.seen}, {wanted}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from trainwright.core import certificate, params
 from trainwright.core.layout import Layout, digest
 from trainwright.core.process import Run
 from trainwright.report import card, examples, facts, plots
+from trainwright.report.said import Span
 from trainwright.tasks.qa import rows as qa
 
 ROOT = Path(__file__).parent.parent
@@ -293,20 +294,21 @@ def test_mistakes_come_by_confidence_times_error_with_gold_and_prediction_marked
     assert [mistake.id for mistake in gathered.mistakes] == ["q7", "q5", "q4"]
     assert gathered.wrong == 3
     prague = gathered.mistakes[2]
-    assert prague.gold == ["Mělník"]
+    assert [part.words for part in prague.gold or []] == ["Mělník"]
+    assert [part.words for part in prague.predicted] == ["Prague"]
     marks = {piece.mark: piece.text for piece in prague.texts[-1].pieces if piece.mark in ("gold", "predicted")}
     assert marks == {"gold": "Mělník", "predicted": "Prague"}
 
 
 def test_an_excerpt_shows_spans_that_lie_far_apart_and_leaves_out_what_is_between() -> None:
     text = "first " + "word " * 400 + "last"
-    pieces = examples.excerpt(text, [(0, 5)], (len(text) - 4, len(text)))
+    pieces = examples.excerpt(text, [Span(0, 5)], [Span(len(text) - 4, len(text))])
     assert [(p.text, p.mark) for p in pieces if p.mark] == [("first", "gold"), ("…", "gap"), ("last", "predicted")]
     assert sum(len(piece.text) for piece in pieces) < 800
 
 
 def test_an_excerpt_without_a_gap_is_the_whole_text() -> None:
-    pieces = examples.excerpt("Paris or Rome", [(0, 5)], (0, 13))
+    pieces = examples.excerpt("Paris or Rome", [Span(0, 5)], [Span(0, 13)])
     assert "".join(piece.text for piece in pieces) == "Paris or Rome"
     assert [piece.mark for piece in pieces] == ["both", "predicted"]
 
@@ -439,7 +441,7 @@ def test_every_colour_of_a_picture_is_the_pages_own(gathered: facts.Facts) -> No
 
     view = _view(gathered)
     drawn = [view["steps_plot"], view["intervals_plot"], view["timings_plot"]]
-    drawn += [svg for svg, _ in view["curve_plots"]] + [svg for _, svg, _ in view["slice_plots"]]
+    drawn += [svg for svg, _ in view["curve_plots"]] + [svg for _, svg in view["slice_plots"]]
     for svg in drawn:
         assert not any(f'"{colour}"' in svg for colour in plots.COLOUR.values())
         assert 'role="img" aria-label="' in svg

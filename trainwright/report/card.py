@@ -2,23 +2,29 @@
 
 from typing import Any
 
+from trainwright.report import learning
 from trainwright.report.facts import Facts
-from trainwright.report.page import environment, model_name, points, precision, score_rows, title
-from trainwright.scoring.wording import cell, headline, label
+from trainwright.report.heads import head
+from trainwright.report.page import begun, environment, from_scratch, model_name, precision
+from trainwright.report.results import score_rows, title, unit_words
+from trainwright.scoring.wording import cell, headline, kind, label
 
-HEADS = {  # what follows "For" in an architecture's name: the Hub's pipeline tag, and transformers' class
-    "QuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
-    "SequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
-    "TokenClassification": ("token-classification", "AutoModelForTokenClassification"),
-    "MultipleChoice": ("multiple-choice", "AutoModelForMultipleChoice"),
-    "MaskedLM": ("fill-mask", "AutoModelForMaskedLM"),
-    "CausalLM": ("text-generation", "AutoModelForCausalLM"),
-    "LMHeadModel": ("text-generation", "AutoModelForCausalLM"),
-    "ConditionalGeneration": ("text2text-generation", "AutoModelForSeq2SeqLM"),
+HUB_METRICS = {  # the Hub's names, where they are not ours
+    "exact": "exact_match",
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "weighted_f1": "f1",
+    "token_f1": "f1",
+    "matthews": "matthews_correlation",
+    "mcc": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "rougeL": "rouge",
+    "rouge_l": "rouge",
 }
-HUB_METRICS = {"exact": "exact_match"}  # the Hub's names, where they are not ours
+NO_ID = ("folder", "scratch", "pipeline")  # base models that have no name on the Hub
 TRAINED = ("epochs", "steps", "best_step", "best_loss", "first_loss", "last_loss", "batch_size", "accumulation")
-SET = ("learning_rate", "schedule", "warmup", "weight_decay", "seed")
+SET = ("learning_rate", "schedule", "warmup", "weight_decay", "dropout", "label_smoothing", "early_stopping", "seed")
 
 
 def card(facts: Facts) -> str:
@@ -29,15 +35,15 @@ def card(facts: Facts) -> str:
 
 
 def metadata(facts: Facts) -> Any:
-    """What the Hub reads, as ModelCardData. A base model that is a local folder, and data that are no Hub data set,
-    have no id there: the text names them."""
+    """What the Hub reads, as ModelCardData. A base model that is a local folder, another pipeline's or none, and
+    data that are no Hub data set, have no id there: the text names them."""
     from huggingface_hub import ModelCardData
 
-    kind, _, _ = facts.base["uri"].partition(":")
+    base, _, _ = facts.base["uri"].partition(":")
     uri = facts.source["uri"]
-    pipeline_tag, _ = _head(facts.architecture)
+    pipeline_tag = head(facts.architecture).tag
     return ModelCardData(
-        base_model=None if kind in ("folder", "scratch") else model_name(facts.base["uri"]),
+        base_model=None if base in NO_ID else model_name(facts.base["uri"]),
         **_licence(facts),
         datasets=[uri.removeprefix("hub:")] if uri.startswith("hub:") else None,
         language=facts.params["language"],
@@ -47,10 +53,6 @@ def metadata(facts: Facts) -> Any:
         model_name=facts.pipeline,
         eval_results=_results(facts, pipeline_tag) or None,
     )
-
-
-def _head(architecture: str) -> tuple[str | None, str]:
-    return next((head for name, head in HEADS.items() if architecture.endswith(name)), (None, "AutoModel"))
 
 
 def _licence(facts: Facts) -> dict[str, Any]:
@@ -86,24 +88,36 @@ def _results(facts: Facts, task_type: str | None) -> list[Any]:
 
 
 def _text(facts: Facts) -> str:
-    templates = environment()
-    templates.filters["interval"] = _interval
     names = headline(facts.metrics)
-    licences = {"the base model's": facts.base.get("licence"), "the data's": facts.source.get("licence")}
-    if facts.base["uri"] == "scratch":
-        del licences["the base model's"]
-    rendered = templates.get_template("card.md").render(
-        facts=facts,
-        name=model_name(facts.base["uri"]),
-        scratch=facts.base.get("scratch"),
-        metrics=names,
-        score_rows=score_rows(facts.metrics, names),
-        trained=_trained(facts),
-        auto_class=_head(facts.architecture)[1],
-        test_count=(facts.metrics.get("test") or {}).get("count"),
-        unknown_licences=[whose for whose, licence in licences.items() if str(licence or "unknown") == "unknown"],
+    kinds = {name: kind(facts.metrics, name) for name in names}
+    licences = {} if from_scratch(facts) else {"the base model's": facts.base.get("licence")}
+    licences |= {"the data's": facts.source.get("licence")}
+    rendered = (
+        environment()
+        .get_template("card.md")
+        .render(
+            facts=facts,
+            begun=begun(facts),
+            from_scratch=from_scratch(facts),
+            scratch=facts.base.get("scratch"),
+            metrics=names,
+            units={n: words for n, k in kinds.items() if (words := unit_words(k))},
+            score_rows=score_rows(facts.metrics, names),
+            trained=_trained(facts),
+            overfitting=learning.sentences(facts.curves, facts.training, facts.params["training"]),
+            usage=head(facts.architecture).usage,
+            test_count=(facts.metrics.get("test") or {}).get("count"),
+            not_computed=not_computed(facts),
+            unknown_licences=[whose for whose, licence in licences.items() if str(licence or "unknown") == "unknown"],
+        )
     )
     return rendered.strip() + "\n"
+
+
+def not_computed(facts: Facts) -> list[str]:
+    """What a reader may look for and does not find among the scores."""
+    calibrated = any(name in (facts.metrics.get("test") or {}) for name in ("ece", "calibration"))
+    return ["bias", "toxicity", *([] if calibrated else ["calibration"]), "behaviour under attack"]
 
 
 def _trained(facts: Facts) -> list[tuple[str, Any]]:
@@ -112,9 +126,3 @@ def _trained(facts: Facts) -> list[tuple[str, Any]]:
     known += [(label(name), facts.params["training"].get(name)) for name in SET]
     where = [("threads", facts.training.get("threads")), ("device", facts.training.get("device"))]
     return [*known, ("precision", precision(facts)), *where]
-
-
-def _interval(score: dict[str, Any]) -> str:
-    if score["value"] is None or score["low"] is None or score["high"] is None:
-        return points(score["value"])
-    return f"{points(score['value'])} ({score['low']:.1f} to {score['high']:.1f})"

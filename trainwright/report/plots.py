@@ -4,6 +4,7 @@ A colour is drawn as a placeholder and then replaced by the CSS variable of its 
 Every picture is drawn for a column of WIDTH pixels and shrinks with it.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from html import escape
@@ -13,12 +14,14 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
+from trainwright.scoring.wording import SPLITS
+
 WIDTH = 440
 HEIGHT = 200
+LONGEST_LABEL = 24
 FONT = "Liberation Sans"  # vl-convert measures text with it; the page then sets its own
 NAMES = ("ink", "soft", "line", "accent", "second", "kept", "lost", "made", "train", "validation", "test", "panel")
 COLOUR = {name: f"#f1e{number:03d}" for number, name in enumerate(NAMES)}
-SPLITS = ("test", "validation", "untrained")
 Records = list[dict[str, Any]]
 _NOTE: dict[str, Any] = {"fontSize": 12, "color": COLOUR["soft"]}
 
@@ -109,15 +112,19 @@ def curves(
     return _svg(alt.layer(*layers).properties(width=WIDTH - 52, height=HEIGHT), label, key)
 
 
-def intervals(records: Records, label: str) -> Markup:
-    """Points with 95% intervals on 0 to 100. Records: score, split, words, value, low, high (None: undefined)."""
-    names = list(dict.fromkeys(record["score"] for record in records))
+def intervals(panels: list[dict[str, Any]], label: str) -> Markup:
+    """Points with 95% intervals, a panel a score. Panels: title, scale (begin, end, logarithmic), records of split,
+    words, value, low and high (None: undefined). Panels of one scale in a row share the axis of the last."""
     colours = {"test": "test", "validation": "validation", "untrained": "lost"}
     scale = alt.Scale(domain=list(colours), range=[COLOUR[name] for name in colours.values()])
-    x, charts = alt.Scale(domain=[0, 100]), []
-    for place, name in enumerate(names):
-        axis = alt.Axis(tickCount=5, labels=place == len(names) - 1)
-        encoded = alt.Chart(_data(record for record in records if record["score"] == name)).encode(
+    charts = []
+    for place, panel in enumerate(panels):
+        begin, end, logarithmic = panel["scale"]
+        shared = place + 1 < len(panels) and panels[place + 1]["scale"] == panel["scale"]
+        x = alt.Scale(domain=[begin, end], nice=False, type="log" if logarithmic else "linear")
+        powers = {"values": [10**n for n in range(-9, 12) if begin <= 10**n <= end]} if logarithmic else {}
+        axis = alt.Axis(labels=not shared, **({"format": "~s", **powers} if logarithmic else {"tickCount": 5}))
+        encoded = alt.Chart(_data(panel["records"])).encode(
             y=alt.Y("split:N", sort=list(SPLITS), title=None), color=alt.Color("split:N", scale=scale, legend=None)
         )
         layers = [
@@ -129,17 +136,20 @@ def intervals(records: Records, label: str) -> Markup:
                 x=alt.X("value:Q", scale=x, axis=axis), text="words:N"
             ),
         ]
-        title = alt.Title(name, anchor="start", fontSize=13, color=COLOUR["ink"], offset=4)
+        title = alt.Title(panel["title"], anchor="start", fontSize=13, color=COLOUR["ink"], offset=4)
         charts.append(alt.layer(*layers).properties(width=WIDTH - 90, height=alt.Step(32), title=title))
-    return _svg(alt.vconcat(*charts, spacing=14), label, "intervals")
+    return _svg(alt.vconcat(*charts, spacing=14).resolve_scale(x="independent"), label, "intervals")
 
 
-def slices(records: Records, overall: float | None, label: str, key: str) -> Markup:
-    """One score by slice, on 0 to 100. Records: name, value (None where undefined), words; `overall` is marked."""
+def slices(records: Records, overall: float | None, label: str, key: str, scale: tuple[float, float]) -> Markup:
+    """One score by slice. Records: name, value (None where undefined), words; `overall` is marked; `scale` is where
+    the axis begins and ends, beyond which there is room for words."""
+    begin, end = scale
     drawn = [{**record, "end": record["value"] or 0} for record in records]
     base = alt.Chart(_data(drawn)).encode(y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=False)))
-    axis = alt.Axis(values=[0, 20, 40, 60, 80, 100])
-    across = {"title": None, "scale": alt.Scale(domain=[0, 120], nice=False), "axis": axis}
+    ticks = {"values": [0, 20, 40, 60, 80, 100]} if scale == (0, 100) else {"tickCount": 5}
+    beyond = end + 0.3 * (end - begin) if end != 100 else 120
+    across = {"title": None, "scale": alt.Scale(domain=[begin, beyond], nice=False), "axis": alt.Axis(**ticks)}
     line = alt.Chart(_data([{"value": overall}])).mark_rule(strokeDash=[3, 3], color=COLOUR["soft"])
     layers = [line.encode(x=alt.X("value:Q", **across))] if overall is not None else []
     layers += [
@@ -147,6 +157,42 @@ def slices(records: Records, overall: float | None, label: str, key: str) -> Mar
         base.mark_text(align="left", dx=6, **_NOTE).encode(x=alt.X("end:Q", **across), text="words:N"),
     ]
     return _svg(_fitted(alt.layer(*layers), 24), label, key)
+
+
+def confusion(names: list[str], records: Records, label: str) -> Markup:
+    """Counts by gold (rows) and predicted label (columns), darker the larger their share of the row.
+
+    Records: gold and predicted (places in `names`), count, share (of its row, from 0 to 1).
+    """
+    size = max(26, min(64, 420 // len(names)))
+    font = 13 if len(names) <= 8 else 11 if len(names) <= 12 else 9
+    drawn = [{**r, "words": _short(r["count"], len(names))} for r in records]
+    by_place = f"{json.dumps([_cut(name) for name in names])}[datum.value]"
+    axis = {"labelExpr": by_place, "grid": False, "labelFontSize": min(12, font + 1)}
+    flat = sum(len(_cut(name)) for name in names) * 7 < len(names) * size
+    base = alt.Chart(_data(drawn)).encode(
+        x=alt.X(
+            "predicted:O",
+            title="predicted",
+            axis=alt.Axis(orient="top", labelAngle=0 if flat else -45, labelAlign="center" if flat else "left", **axis),
+        ),
+        y=alt.Y("gold:O", title="right", axis=alt.Axis(**axis)),
+    )
+    shade = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0, 0.6]), legend=None)
+    cells = base.mark_rect(color=COLOUR["accent"], stroke=COLOUR["line"], strokeOpacity=1).encode(fillOpacity=shade)
+    frame = base.mark_rect(filled=False, stroke=COLOUR["line"], strokeWidth=1)
+    said = base.transform_filter("datum.count > 0").mark_text(fontSize=font, color=COLOUR["ink"])
+    chart = alt.layer(cells, frame, said.encode(text="words:N"))
+    return _svg(chart.properties(width=alt.Step(size), height=alt.Step(size)), label, "confusion")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+
+
+def _short(count: int, labels: int) -> str:
+    """A count that fits into its cell."""
+    return f"{count:,}" if count < 10_000 or labels <= 8 else f"{count / 1000:.0f}k"
 
 
 def _fitted(chart: Any, step: int) -> Any:
