@@ -29,8 +29,10 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # n
     """Of every row its id, prediction, gold, confidence and, where it has labels, its own scores, 0 to 1."""
     gold, labels = _classes(rows, predictions)
     columns: dict[str, Any] = {"id": rows["id"]}
-    if gold == "value":
-        return pa.table({**columns, "prediction": predictions["prediction"], "gold": rows["value"]})
+    if gold == "value":  # in a struct, since a column of numbers would be a score
+        pair = {"prediction": predictions["prediction"], "gold": rows["value"]}
+        made = {name: pa.StructArray.from_arrays([spans.whole(held)], ["value"]) for name, held in pair.items()}
+        return pa.table({**columns, **made})
     right, predicted = _indicators(rows, predictions, gold, labels)
     columns["accuracy"] = (right == predicted).all(axis=1).astype(np.float64)
     names = spans.whole(rows[gold])
