@@ -26,6 +26,7 @@ pipelines:
     task: classification
     language: {language}
     base_model: folder:base
+    after: none
     source: {source}
     ingestion: {{}}
     cleaning: {{}}
