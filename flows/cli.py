@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "say whether a pipeline could run, what would run and why")
     check.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all")
     add = command("add", _add, "add a ready pipeline from recipes/ to params.yaml")
-    add.add_argument("recipe", metavar="RECIPE", help="a file of recipes/, without .yaml")
+    add.add_argument("recipe", metavar="RECIPE", help="a file of recipes/, without .yaml, or a folder there: a group")
     add.add_argument("--name", metavar="NAME", help="call the pipeline so; without it, as the recipe does")
     refresh = command("refresh", _refresh, "read the source and the base model again and move their pins")
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
@@ -96,8 +96,11 @@ def _add(arguments: argparse.Namespace) -> int:
     root = _root()
     from flows import recipes
 
-    name = recipes.add(root, arguments.recipe, arguments.name)
-    print(f"params.yaml has a pipeline {name} now. Next: trainwright check {name}, trainwright run {name}")
+    added = recipes.add(root, arguments.recipe, arguments.name)
+    are = "a pipeline" if len(added) == 1 else "the pipelines"
+    print(
+        f"params.yaml has {are} {', '.join(added)} now. Next: trainwright check {added[0]}, trainwright run {added[0]}"
+    )
     return 0
 
 

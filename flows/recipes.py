@@ -1,4 +1,7 @@
-"""Ready pipelines: a file of recipes/ holds one, `{name: {…}}`, and is copied into params.yaml with its comments."""
+"""Ready pipelines: a file of recipes/ holds one, `{name: {…}}`, and is copied into params.yaml with its comments.
+
+A folder of recipes/ is a group ("glue"): its recipes can be added one by one or all at once.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,49 +12,65 @@ from trainwright.core import layout, params
 from trainwright.core.errors import Fault, InputError, nearest
 
 
-def add(root: Path, recipe: str, name: str | None = None) -> str:
-    """Put a recipe at the end of params.yaml's pipelines, and leave every other byte as it is.
+def add(root: Path, recipe: str, name: str | None = None) -> list[str]:
+    """Put a recipe, or those of a group, at the end of params.yaml's pipelines, and leave every other byte as it is.
 
-    Returns the new pipeline's name. Raises InputError where there is no such recipe, where a pipeline of that
-    name is there already, and where params.yaml would not be valid with it.
+    Returns the new pipelines' names; of a group only those that were not there. Raises InputError where there is no
+    such recipe, where nothing would be new, and where params.yaml would not be valid with it; then nothing is added.
     """
-    text, own_name, content = _recipe(root, recipe)
-    name = name or own_name
+    files = _files(root, recipe)
+    if name and len(files) > 1:
+        raise InputError(Fault(f"recipes/{recipe}", "a group cannot have one name", "Leave --name out."))
     path = root / "params.yaml"
     params.load(path)
-    before = params.read_yaml(path)
-    if name in before["pipelines"]:
+    whole, expected = path.read_text(encoding="utf-8-sig"), params.read_yaml(path)
+    there, added = set(expected["pipelines"]), []
+    for file in files:
+        text, own_name, content = _recipe(file)
+        if (new := name or own_name) not in there:
+            whole = _inserted(path, whole, text.replace(f"{own_name}:", f"{new}:", 1))
+            expected["pipelines"][new] = content
+            added.append(new)
+    if not added:
         remedy = f"Take another name: `trainwright add {recipe} --name NAME`."
-        raise InputError(Fault(path.name, f"there is a pipeline {name!r} already", remedy))
-    new = _inserted(path, text.replace(f"{own_name}:", f"{name}:", 1))
+        raise InputError(Fault(path.name, f"there is a pipeline {name or files[0].stem!r} already", remedy))
+    _replace(root, path, whole, expected)
+    return added
+
+
+def _replace(root: Path, path: Path, text: str, expected: dict[str, Any]) -> None:
+    """Write params.yaml anew, once its text is known to be valid and to say what is `expected`."""
     aside = root / ".trainwright" / "adding" / "params.yaml"
-    layout.write_file(aside, new)
+    layout.write_file(aside, text)
     try:
         params.load(aside)
-        expected = {**before, "pipelines": {**before["pipelines"], name: content}}
         if params.read_yaml(aside) != expected:
-            raise InputError(Fault(path.name, "cannot be extended as it is written", f"Copy recipes/{recipe}.yaml in."))
+            raise InputError(Fault(path.name, "cannot be extended as it is written", "Copy the recipe in by hand."))
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    return name
 
 
-def _recipe(root: Path, recipe: str) -> tuple[str, str, dict[str, Any]]:
-    """A recipe's text from its pipeline's name on, that name, and what it holds."""
-    known = sorted(path.stem for path in (root / "recipes").glob("*.yaml"))
+def _files(root: Path, recipe: str) -> list[Path]:
+    """The file of a recipe, or those of a group. Every name stands once in recipes/ and its folders."""
+    folder = root / "recipes"
+    known = {path.stem: [path] for path in sorted(folder.rglob("*.yaml"))}
+    known |= {path.name: sorted(path.glob("*.yaml")) for path in sorted(folder.iterdir()) if path.is_dir()}
     if recipe not in known:
         raise InputError(Fault("recipes/", f"there is no recipe {recipe!r}", nearest(recipe, known)))
-    path = root / "recipes" / f"{recipe}.yaml"
+    return known[recipe]
+
+
+def _recipe(path: Path) -> tuple[str, str, dict[str, Any]]:
+    """A recipe's text from its pipeline's name on, that name, and what it holds."""
     ((name, content),) = params.read_yaml(path).items()
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"{name}:"))
     return "\n".join(lines[start:]) + "\n", name, content
 
 
-def _inserted(path: Path, text: str) -> str:
-    """params.yaml with `text`, indented, after the last pipeline, before what is said of the next section."""
-    whole = path.read_text(encoding="utf-8-sig")
+def _inserted(path: Path, whole: str, text: str) -> str:
+    """`whole`, of params.yaml, with `text`, indented, after the last pipeline, before the next section's comments."""
     tree = YAML(typ="rt").load(whole)
     pipelines = tree.get("pipelines")
     if not pipelines or pipelines.fa.flow_style():

@@ -181,7 +181,7 @@ def test_the_repository_names_no_registry_and_no_path_of_a_machine():
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))], ids=lambda p: p.name
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "recipes").rglob("*.yaml"))], ids=lambda p: p.name
 )
 def test_every_parameter_that_dvc_tracks_is_in_every_entry(path):
     entries = YAML(typ="safe").load(path.read_text())

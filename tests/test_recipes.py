@@ -1,5 +1,7 @@
 """Ready pipelines: each is valid, and is copied into params.yaml without touching anything else there."""
 
+import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,10 +10,28 @@ import pytest
 from conftest import ROOT
 
 from flows import recipes
-from trainwright.core import params
+from trainwright import sources
+from trainwright.core import params, tasks
 from trainwright.core.errors import InputError
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+CORPORA = Path(os.environ.get("TRAINWRIGHT_CORPORA", "no-corpora"))  # public sets that are not ours to carry
+PLAIN = {  # a set's plain file: its recipe, the published number of rows, how many of them lack a text
+    "cola-train.csv": ("cola", 8551, 0),
+    "cola-dev.csv": ("cola", 1043, 0),
+    "sst2-train.csv": ("sst2", 6920, 0),
+    "sst2-dev.csv": ("sst2", 872, 0),
+    "rte-train.csv": ("rte", 2490, 0),
+    "rte-dev.csv": ("rte", 277, 0),
+    "sms-spam.csv": ("sms-spam", 5574, 0),
+    "agnews-test.csv": ("ag-news", 7600, 0),
+    "chnsenticorp-hotel.csv": ("chnsenticorp", 7766, 1),
+    "boolq-fewglue32.csv": ("boolq", 32, 0),
+    "cb-fewglue32.csv": ("cb", 32, 0),
+    "copa-fewglue32.csv": ("copa", 32, 0),
+    "cmrc2018-trial.json": ("cmrc2018", 1002, 2),
+    "drcd-dev.json": ("drcd", 3524, 0),
+}
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -23,7 +43,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_is_valid_and_pins_its_base_model(project: Path, recipe: str) -> None:
-    added = params.load(project / "params.yaml").pipelines.keys() | {recipes.add(project, recipe)}
+    added = params.load(project / "params.yaml").pipelines.keys() | set(recipes.add(project, recipe))
     loaded = params.load(project / "params.yaml")
     assert loaded.pipelines.keys() == added
     pipeline = loaded.pipeline(recipe)
@@ -57,7 +77,7 @@ def test_adding_leaves_every_line_of_params_yaml_where_it_was(project: Path) -> 
 def test_pipelines_at_the_end_of_the_file_can_be_extended_too(project: Path) -> None:
     path = project / "params.yaml"
     path.write_text(path.read_text().split("\n# How stages are run")[0].rstrip())
-    assert recipes.add(project, "squad") == "squad"
+    assert recipes.add(project, "squad") == ["squad"]
     assert list(params.load(path).pipelines) == ["sample-qa", "squad"]
 
 
@@ -68,6 +88,8 @@ def test_pipelines_at_the_end_of_the_file_can_be_extended_too(project: Path) -> 
         ("squad", "sample-qa", "--name NAME"),
         ("squad", "Not Good", "lower-case words"),
         ("../params", None, "there is no recipe"),
+        ("glue", "all", "Leave --name out"),
+        ("gleu", None, "Did you mean `glue`"),
     ],
 )
 def test_what_cannot_be_added_is_said_and_changes_nothing(
@@ -84,3 +106,56 @@ def test_a_file_that_is_not_valid_is_not_extended(project: Path) -> None:
     path.write_text(path.read_text().replace("epochs: 3", "epochs: many"))
     with pytest.raises(InputError, match="epochs"):
         recipes.add(project, "squad")
+
+
+def test_a_group_is_added_at_once_without_what_is_there_already(project: Path) -> None:
+    recipes.add(project, "cola")
+    assert recipes.add(project, "glue") == ["mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
+    pipelines = params.load(project / "params.yaml").pipelines
+    assert list(pipelines) == ["sample-qa", "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(InputError, match="already"):
+        recipes.add(project, "glue")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_every_recipe_and_group_has_a_name_of_its_own() -> None:
+    names = RECIPES + [path.name for path in (ROOT / "recipes").iterdir() if path.is_dir()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_column_that_is_mapped_is_not_also_taken_under_its_own_name(project: Path, tmp_path: Path) -> None:
+    recipes.add(project, "stsb")
+    ours = params.load(project / "params.yaml").pipeline("stsb").source
+    (tmp_path / "sts.csv").write_text("sentence1,sentence2,label\nA man sings.,Someone sings.,4.2\n")
+    local = params.Source(uri="sts.csv", format="csv", columns=ours.columns)
+    part = tasks.load("classification", "rows")
+    rows, faults = part.from_source(sources.read(local, tmp_path, part.COLUMNS), "sts.csv")
+    assert (rows["value"].to_pylist(), rows["label"].to_pylist(), faults) == ([4.2], [None], [])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_set_is_read_whole_by_its_recipe(name: str, project: Path, tmp_path: Path) -> None:
+    recipe, published, lacking = PLAIN[name]
+    if not (CORPORA / name).is_file():
+        pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {name}")
+    recipes.add(project, recipe)
+    pipeline = params.load(project / "params.yaml").pipeline(recipe)
+    form = "csv" if name.endswith(".csv") else "squad"
+    shutil.copy(CORPORA / name, tmp_path / name)
+    if form == "csv":
+        rename(tmp_path / name, pipeline.task, pipeline.source.columns)
+    local = params.Source(uri=name, format=form, columns=pipeline.source.columns)  # type: ignore[arg-type]
+    part = tasks.load(pipeline.task, "rows")
+    rows, faults = part.from_source(sources.read(local, tmp_path, part.COLUMNS), name)
+    assert (rows.num_rows, len(faults)) == (published - lacking, lacking)
+
+
+def rename(path: Path, task: str, columns: dict[str, str]) -> None:
+    """Give a plain file, whose header is text, text_b, label, the names that the set has on the Hub."""
+    known = {"text": "context", "label": "answer"} if task == "multiple_choice" else {}
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    named = [columns.get(known.get(name, name), name) for name in header]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([named, *lines])

@@ -74,7 +74,7 @@ def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[s
         if ours not in columns:
             field = f"source.columns.{ours}"
             raise InputError(Fault("params.yaml", "unknown column", nearest(ours, columns), field=field))
-    wanted = {source.columns.get(ours, ours): types for ours, types in columns.items()}
+    wanted = {theirs: columns[ours] for ours, theirs in _names(source, columns).items()}
     if source.format == "hub":
         parts = [(name, name, split, records) for name, split, records in hub.read(source, wanted)]
     else:
@@ -125,6 +125,12 @@ def _existing(name: str, path: Path, split: str | None) -> File:
     return File(name, path, split)
 
 
+def _names(source: Source, columns: Columns) -> dict[str, str]:
+    """The source's name of each of our columns. One that is mapped to ours is not also taken under its own name."""
+    taken = set(source.columns.values())
+    return {n: source.columns.get(n, n) for n in columns if n in source.columns or n not in taken}
+
+
 def _table(source: Source, columns: Columns, records: Records, split: str | None, prefix: str) -> pa.Table:
     """Records under our names. The source's own column names, for a task's messages, and the scheme of its tags go
     along as metadata.
@@ -135,7 +141,7 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
             raise InputError(
                 Fault(source.uri, f"there is no column {theirs!r}", nearest(theirs, records.found), field=field)
             )
-    names = {ours: source.columns.get(ours, ours) for ours in columns}
+    names = _names(source, columns)
     data = {ours: records.columns[theirs] for ours, theirs in names.items() if theirs in records.columns}
     if source.separator:
         data = {ours: listed(column, columns[ours], source.separator) for ours, column in data.items()}
