@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
+    compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
+    compare.add_argument("name", metavar="NAME", help="the pipeline")
+    compare.add_argument(
+        "--base", action="append", required=True, metavar="MODEL", help="package:…, folder:… or hub:…; twice or more"
+    )
     predict = command("predict", _predict, "predict every row of a file with a model folder")
     predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
     predict.add_argument(
@@ -145,6 +150,19 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
     until their model is certified."""
     ordered = dict.fromkeys(needed for name in names for needed in params.chain(name))
     return {name: None if name in names else "training_gate" for name in ordered}
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    root, _, _ = _project(arguments.name)
+    from flows import comparison
+    from flows.terminal import Terminal
+
+    terminal = Terminal()
+    found = comparison.compare(root, arguments.name, arguments.base, terminal.heading, terminal.output)
+    page = comparison.write(root, arguments.name, found)
+    for line in ("", *comparison.table(found), "", f"comparison   {page.relative_to(root)}"):
+        terminal.say(line)
+    return 1 if any(candidate.failed for candidate in found) else 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ The only module that touches DVC's Python API or starts its processes. `python -
 is the `dvc` command that dies, with everything it has started, when the process PARENT does.
 """
 
+import math
 import os
 import re
 import selectors
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ CACHED = re.compile(r"^Stage '.*' is cached - skipping run")
 RUNNING = re.compile(r"^Running stage '.*':$")
 NOISE = re.compile(
     r"^(> .*|Data and pipelines are up to date\.|Use `dvc push` to send your updates.*|To enable auto staging, run:"
+    r"|WARNING: No file hash info .*"
     r"|\tdvc config core.autostage true|To track the changes with git, run:|\tgit add .*|ERROR: failed to reproduce.*"
     r"|WARNING: Process '.*' with \(Pid \d+\), in RWLock-file .*|)$"
 )
@@ -132,6 +134,10 @@ class Project:
             self._repo._reset()
             self._seen = seen
 
+    def cache(self) -> Path:
+        """The folder of DVC's cache."""
+        return Path(self._repo.cache.local.path).resolve()
+
     def remote(self) -> str | None:
         """The name of DVC's default remote, or None."""
         return self._repo.config["core"].get("remote") or None
@@ -186,6 +192,24 @@ class Project:
     @property
     def _copies(self) -> Path:
         return self.root / ".trainwright" / "locks"
+
+
+def experiment(root: Path, name: str, changes: Mapping[str, str], target: str, output: Callable[[Line], None]) -> None:
+    """`dvc exp run` of a target under changed parameters, kept as experiment `name` in place of an older one.
+
+    Raises StageError where it did not end well.
+    """
+    command = [sys.executable, "-m", "flows.dvc", str(os.getpid())]
+    subprocess.run([*command, "exp", "remove", name], cwd=root, env=environment(root), capture_output=True, check=False)
+    settings = [part for key, value in changes.items() for part in ("--set-param", f"{key}='{value}'")]
+    error = ""
+    with _group([*command, "exp", "run", "--name", name, *settings, target], root) as child:
+        for line in _lines(child, math.inf):
+            if line.text and not NOISE.match(line.text):
+                output(line)
+            error = line.text if line.text.startswith("ERROR") else error
+        if child.returncode:
+            raise StageError(error.removeprefix("ERROR: ") or f"dvc ended with exit code {child.returncode}")
 
 
 def _whole(lock: Path, copies: list[Path]) -> bool:

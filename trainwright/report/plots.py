@@ -202,6 +202,27 @@ def _fitted(chart: Any, step: int) -> Any:
     )
 
 
+def comparison(records: Records, title: str, label: str) -> Markup:
+    """A mark a model. Records: name, speed (examples a second), size (MB), value, low, high of its score."""
+    base = alt.Chart(_data(records)).encode(
+        x=alt.X(
+            "speed:Q", title="examples a second", scale=alt.Scale(zero=True, padding=24), axis=alt.Axis(grid=False)
+        ),
+        color=alt.value(COLOUR["test"]),
+    )
+    y = {"title": title, "scale": alt.Scale(zero=False, padding=14)}
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=4, opacity=0.35, strokeCap="round").encode(y=alt.Y("low:Q", **y), y2="high:Q"),
+        base.mark_point(filled=True, opacity=1).encode(
+            y=alt.Y("value:Q", **y), size=alt.Size("size:Q", legend=None, scale=alt.Scale(range=[60, 500], zero=True))
+        ),
+        base.mark_text(align="left", dx=12, dy=-8, **_NOTE).encode(
+            y=alt.Y("value:Q", **y), text="name:N", color=alt.value(COLOUR["ink"])
+        ),
+    )
+    return _svg(chart.properties(width=WIDTH - 52, height=HEIGHT), label, "comparison")
+
+
 def timings(records: Records, label: str) -> Markup:
     """Seconds a stage. Records: stage, what (stage or gate), seconds (0 where not timed), total (words), end."""
     order = list(dict.fromkeys(record["stage"] for record in records))
