@@ -25,13 +25,28 @@ def main(run: Run) -> None:
         "base_model": base_model.identity(run.layout, run.params),
         "training": run.params.training.model_dump(mode="json"),
     }
+    teacher = None
+    if run.params.teacher_pipeline:
+        teacher = base_model.trained(run.layout, run.params.teacher_pipeline)
+        base_model.check_same_tokenizer(teacher, tokenizer)
+        identity["teacher"] = layout.digest(teacher)
     checkpoint_folder = run.layout.checkpoints / checkpoints.key(identity)
     with layout.writing(run.layout.stage("training")) as folder:
         part = tasks.load(run.params.task, "model")
         print(f"training: {len(data['train']):,} examples, up to {run.params.training.epochs} epochs", flush=True)
         settings = part.settings(json.loads((features / "learned.json").read_text(encoding="utf-8")))
-        live, scratch = folder / "live", run.params.scratch is not None
-        job = Job(part, base, settings, tokenizer, data, run.params.training, checkpoint_folder, live, scratch=scratch)
+        job = Job(
+            part,
+            base,
+            settings,
+            tokenizer,
+            data,
+            run.params.training,
+            run=checkpoint_folder,
+            live=folder / "live",
+            teacher=teacher,
+            scratch=run.params.scratch is not None,
+        )
         trained = train(job)
         model = folder / "model"
         model.mkdir()

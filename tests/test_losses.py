@@ -114,3 +114,16 @@ def test_smoothing_changes_what_is_trained_and_not_what_is_measured(tiny, tmp_pa
     model = load_model(part.AUTO_CLASS, smoothed.weights)
     _, loss = raw_outputs(model, part, table, tokenizer, Evaluation(batch_size=16), "float32")
     assert loss == pytest.approx(smoothed.facts["best_loss"], rel=1e-5)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tiny, teacher, tmp_path):  # noqa: F811
+    import transformers
+
+    from trainwright.engine.base_model import check_same_tokenizer
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "base")
+    tokenizer.save_pretrained(teacher)
+    check_same_tokenizer(teacher, tokenizer)
+    transformers.BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="the teacher has another vocabulary"):
+        check_same_tokenizer(tmp_path, tokenizer)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError
@@ -145,3 +146,13 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
 def test_an_unknown_pipeline_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match="Did you mean `sample-qa`"):
         params.load(ROOT / "params.yaml").pipeline("sample-aq")
+
+
+def test_a_model_from_scratch_takes_no_adapter(tmp_path):
+    data = params.read_yaml(ROOT / "params.yaml")
+    data["pipelines"]["sample-qa"]["base_model"] = {"scratch": {"family": "bert"}}
+    data["pipelines"]["sample-qa"]["training"]["adapter"] = "lora"
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(data, file)
+    with pytest.raises(InputError, match="no weights that an adapter could stand beside"):
+        params.load(tmp_path / "params.yaml")

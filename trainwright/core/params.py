@@ -269,12 +269,22 @@ class Pipeline(Section):
         """The pipeline whose trained model training starts from, if it starts from one."""
         return self.base_uri.partition(":")[2] if self.base_uri.startswith("pipeline:") else None
 
+    @property
+    def teacher_pipeline(self) -> str | None:
+        """The pipeline whose trained model this one learns from as well, if there is one."""
+        return self.training.teacher.partition(":")[2] or None
+
+    @model_validator(mode="after")
+    def _adapts_what_is_there(self) -> "Pipeline":
+        if self.scratch and self.training.adapter != "none":
+            raise ValueError("training.adapter: a model from scratch has no weights that an adapter could stand beside")
+        return self
+
     @model_validator(mode="after")
     def _waits_for_what_it_uses(self) -> "Pipeline":
-        teacher = self.training.teacher.partition(":")[2]
         used = {
             f"base_model is pipeline:{self.base_pipeline}": self.base_pipeline,
-            f"its teacher is {teacher}": teacher,
+            f"its teacher is {self.teacher_pipeline}": self.teacher_pipeline,
         }
         reasons = {why: name for why, name in used.items() if name}
         if len(set(reasons.values())) > 1:

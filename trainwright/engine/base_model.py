@@ -76,6 +76,17 @@ def trained(layout: Layout, pipeline: str) -> Path:
     return folder
 
 
+def check_same_tokenizer(teacher: Path, tokenizer: Any) -> None:
+    """Raises InputError where the model in folder `teacher` has another vocabulary: it could not read our features."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(teacher, local_files_only=True, trust_remote_code=False)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        reason = f"the teacher has another vocabulary ({len(theirs):,} tokens) than this pipeline ({len(tokenizer):,})"
+        remedy = "Choose a teacher and a base model with one tokenizer."
+        raise InputError(Fault("params.yaml", reason, remedy, field="training.teacher"))
+
+
 def identity(layout: Layout, params: Pipeline) -> dict[str, str]:
     """What tells this base model from any other: its pin, and the certificate of another pipeline's training."""
     known = {"pin": digest(layout.base_model_pin)}
