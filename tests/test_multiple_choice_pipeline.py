@@ -27,7 +27,6 @@ PIPELINE: dict[str, Any] = {
     "language": "en",
     "base_model": "folder:base",
     "after": "none",
-    "after": "none",
     "source": {"uri": "questions.jsonl", "format": "jsonl", "licence": "MIT"},
     "ingestion": {"max_bad_share": 0.05},
     "cleaning": {},

@@ -150,7 +150,9 @@ def test_an_unknown_pipeline_is_answered_with_the_nearest() -> None:
 
 def test_a_model_from_scratch_takes_no_adapter(tmp_path):
     data = params.read_yaml(ROOT / "params.yaml")
-    data["pipelines"]["sample-qa"]["base_model"] = {"scratch": {"family": "bert"}}
+    data["pipelines"]["sample-qa"]["base_model"] = {
+        "scratch": {"family": "bert", "layers": 1, "heads": 1, "width": 8, "tokenizer": "bpe"}
+    }
     data["pipelines"]["sample-qa"]["training"]["adapter"] = "lora"
     with (tmp_path / "params.yaml").open("w") as file:
         YAML().dump(data, file)
