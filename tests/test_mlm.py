@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mlm_cases import PASSAGES, STYLES, batch, byte_level, documents, windows, word_piece
 
 from trainwright.core.errors import InputError
-from trainwright.engine.batching import FeatureTable
+from trainwright.engine.batching import FeatureTable, SimilarLengths
 from trainwright.tasks.mlm import features, model
 from trainwright.tasks.mlm.params import Tokenization
 from trainwright.text import words
@@ -118,7 +119,6 @@ def test_windows_of_one_text_under_other_ids_or_another_seed_are_masked_differen
 @settings(max_examples=30, deadline=None)
 @given(order=st.permutations(range(12)), size=st.integers(1, 12), draw=st.integers(0, 5))
 def test_neither_a_batch_s_composition_nor_its_order_changes_what_is_masked(order, size, draw):
-    """Nor, by the same token, a run that is resumed: nothing but a window and its epoch goes in."""
     table = FeatureTable(windows(PASSAGES[:6], WORD_PIECE, max_length=64))
     chosen = [row % len(table) + draw * len(table) for row in order]
     for at in range(0, len(chosen), size):
@@ -128,6 +128,26 @@ def test_neither_a_batch_s_composition_nor_its_order_changes_what_is_masked(orde
             length = alone["labels"].shape[1]
             for name in alone:
                 assert np.array_equal(together[name][place, :length], alone[name][0])
+
+
+def test_a_run_resumed_in_its_third_epoch_masks_what_an_unbroken_one_does():
+    table = FeatureTable(windows(PASSAGES[:6], WORD_PIECE, max_length=64))
+    unbroken, resumed = (SimilarLengths(table.lengths, 4, seed=3) for _ in range(2))
+    seen = []
+    for epoch in range(3):
+        unbroken.set_epoch(epoch)
+        seen.append([batch(table, list(part), WORD_PIECE) for part in batched(unbroken, 4)])
+    resumed.set_epoch(2)
+    rest = [batch(table, list(part), WORD_PIECE) for part in list(batched(resumed, 4))[3:]]
+    assert rest
+    for before, after in zip(seen[2][3:], rest, strict=True):
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def batched(indices: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
+    rest = iter(indices)
+    while part := tuple(islice(rest, size)):
+        yield part
 
 
 def test_the_generator_counts_as_splitmix64_does():

@@ -2,9 +2,14 @@
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
@@ -151,3 +156,185 @@ def test_the_report_tells_loss_and_perplexity_and_the_published_folder_holds_the
     settings = content(project, "report", "model/trainwright.json")
     assert settings["task"] == "mlm"
     assert settings["learned"]["unigrams"]["counts"]
+
+
+# What the gates refuse: one defect planted in a copy of the sound pipeline
+
+
+def first(table: str, **values: Any) -> Callable[[Run], str]:
+    """Change the first window of a table ("evaluation/test.parquet") that has a blank; gives its document's id."""
+
+    def plant(run: Run) -> str:
+        path = run.layout.data / table
+        split = "test" if path.stem == "untrained" else path.stem
+        ids = tables.read(run.layout.stage("splitting") / f"{split}.parquet", ["id"])["id"].to_pylist()
+        if path.suffix == ".arrow":
+            with pa.ipc.open_stream(path.read_bytes()) as stream:
+                held = stream.read_all()
+        else:
+            held = pq.read_table(path)
+        records = held.to_pylist()
+        place = next(place for place, record in enumerate(records) if len(record.get("start", "ab")) > 1)
+        for name, change in values.items():
+            records[place][name] = change(records[place][name]) if callable(change) else change
+        changed = pa.Table.from_pylist(records, held.schema)
+        if path.suffix == ".arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, held.schema) as out:
+                out.write_table(changed)
+        else:
+            tables.write(changed, path)
+        row = records[place]["row"]
+        return ids[row] if 0 <= row < len(ids) else ""
+
+    return plant
+
+
+def without_first(table: str) -> Callable[[Run], str]:
+    """Take the windows of the first document out."""
+
+    def plant(run: Run) -> str:
+        path = run.layout.data / table
+        ids = tables.read(run.layout.stage("splitting") / f"{path.stem}.parquet", ["id"])["id"].to_pylist()
+        if path.suffix == ".arrow":
+            with pa.ipc.open_stream(path.read_bytes()) as stream:
+                held = stream.read_all()
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, held.schema) as out:
+                out.write_table(held.filter(pc.not_equal(held["row"], 0)))
+        else:
+            held = pq.read_table(path)
+            tables.write(held.filter(pc.not_equal(held["row"], 0)), path)
+        return ids[0]
+
+    return plant
+
+
+def in_json(name: str, change: Callable[[Any], Any]) -> Callable[[Run], Any]:
+    """Change a file of JSON; gives what the change gives, the id of a document or ""."""
+
+    def plant(run: Run) -> Any:
+        path = run.layout.data / name
+        held = json.loads(path.read_text(encoding="utf-8"))
+        said = change(held)
+        path.write_text(json.dumps(held), encoding="utf-8")
+        return said
+
+    return plant
+
+
+def blank_of(held: Any, **values: Any) -> str:
+    """Change the first blank of the first document that has one."""
+    id = next(id for id, blanks in held.items() if blanks)
+    held[id][0] |= values
+    return str(id)
+
+
+def score(name: str, value: float | None) -> Callable[[Run], Any]:
+    return in_json("postprocessing/metrics.json", lambda held: held["test"][name].update(value=value) or "")
+
+
+TEST, FILLED = "evaluation/test.parquet", "postprocessing/predictions/predictions.json"
+DEFECTS: dict[str, tuple[str, str, Callable[[Run], Any]]] = {
+    "a document without windows": ("tokenization", "features_for_all", without_first("tokenization/train.arrow")),
+    "a window of no document": ("tokenization", "features_of_rows", first("tokenization/test.arrow", row=-1)),
+    "a window too long": (
+        "tokenization", "lengths", first("tokenization/train.arrow", input_ids=lambda ids: ids * 3),
+    ),
+    "a word list too short": ("tokenization", "lists_even", first("tokenization/test.arrow", word=lambda w: w[1:])),
+    "no word to mask": (
+        "tokenization", "words_to_mask", first("tokenization/test.arrow", word=lambda w: [-1] * len(w)),
+    ),
+    "an offset past the end": (
+        "tokenization", "tokens_in_order", first("tokenization/test.arrow", end_char=lambda c: [*c[:-2], 10**6, 0]),
+    ),
+    "a window out of order": ("tokenization", "tokens_in_order", first("tokenization/test.arrow", window=5)),
+    "a unigram loss that is no number": (
+        "tokenization", "unigrams_finite", first("tokenization/test.arrow", unigram=lambda u: [math.nan, *u[1:]]),
+    ),
+    "characters without tokens, not listed": (
+        "tokenization", "misaligned_listed",
+        first("tokenization/test.arrow", end_char=lambda c: [0, 1, *c[2:]], start_char=lambda c: [0, 0, *c[2:]]),
+    ),
+    "an output missing": ("evaluation", "test_outputs", without_first(TEST)),
+    "a loss that is NaN": ("evaluation", "test_losses_finite", first(TEST, loss=lambda x: [math.nan, *x[1:]])),
+    "a loss below nought": (
+        "evaluation", "untrained_losses_finite",
+        first("evaluation/untrained.parquet", loss=lambda x: [-1.0, *x[1:]]),
+    ),
+    "a window with nothing predicted": (
+        "evaluation", "validation_tokens_scored",
+        first("evaluation/validation.parquet", loss=[], unigram=[], right=[], shown=[]),
+    ),
+    "lists of unequal length": ("evaluation", "test_lists_even", first(TEST, rank=lambda x: x[1:])),
+    "a blank outside its document": (
+        "evaluation", "test_blanks_in_text", first(TEST, end=lambda x: [10**6, *x[1:]]),
+    ),
+    "a blank without candidates": (
+        "evaluation", "test_candidates",
+        first(TEST, candidates=lambda x: [[], *x[1:]], probabilities=lambda x: [[], *x[1:]]),
+    ),
+    "a probability over one": (
+        "evaluation", "test_candidates", first(TEST, probabilities=lambda x: [[1.5, *x[0][1:]], *x[1:]]),
+    ),
+    "candidates worst first": (
+        "evaluation", "test_candidates",
+        first(TEST, probabilities=lambda x: [[0.001 * n for n in range(len(x[0]))], *x[1:]]),
+    ),
+    "the epoch's loss is NaN": (
+        "evaluation", "test_loss", in_json("evaluation/losses.json", lambda held: held.update(test=math.nan) or ""),
+    ),
+    "a loss that is not its tokens'": (
+        "evaluation", "test_loss_of_tokens",
+        in_json("evaluation/losses.json", lambda held: held.update(test=held["test"] + 0.5) or ""),
+    ),
+    "a document not predicted": (
+        "postprocessing", "predictions_for_all", in_json(FILLED, lambda held: held.popitem()[0]),
+    ),
+    "what a blank hides is not at its offset": (
+        "postprocessing", "blanks_at_offsets", in_json(FILLED, lambda held: blank_of(held, start=0, end=1, text="~")),
+    ),
+    "a blank without a place": (
+        "postprocessing", "blanks_at_offsets", in_json(FILLED, lambda held: blank_of(held, start=None)),
+    ),
+    "an empty list of candidates": (
+        "postprocessing", "blanks_filled", in_json(FILLED, lambda held: blank_of(held, candidates=[])),
+    ),
+    "a probability that is none": (
+        "postprocessing", "blanks_filled",
+        in_json(FILLED, lambda held: blank_of(held, candidates=[{"text": "a", "probability": math.nan}])),
+    ),
+    "no blanks at all": (
+        "postprocessing", "blanks",
+        in_json(FILLED, lambda held: held.update({id: [] for id in held}) or ""),
+    ),
+    "an undefined loss": ("postprocessing", "test_loss", score("loss", None)),
+    "a perplexity that is not e to the loss": ("postprocessing", "perplexity_of_loss", score("perplexity", 2.0)),
+    "an accuracy over a hundred": ("postprocessing", "test_accuracy", score("accuracy", 101.0)),
+    "a row not counted": (
+        "postprocessing", "test_count",
+        in_json("postprocessing/metrics.json", lambda held: held["test"].update(count=1) or ""),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_planted_defect_is_refused_and_its_document_named(defect, project, tmp_path):
+    gate, promise, plant = DEFECTS[defect]
+    shutil.copytree(project.layout.root, tmp_path, dirs_exist_ok=True)
+    run = Run(Layout(tmp_path, project.layout.pipeline), project.params)
+    id = plant(run)
+    verdict = runner.judge(run.layout, run.params, gate)
+    failed = {judged.promise.name: judged.promise.rows for judged in verdict.failed}
+    assert promise in failed
+    assert not id or id in failed[promise]
+    assert not verdict.passed
+
+
+def test_a_published_model_has_to_be_as_good_as_its_floors(project):
+    content_ = project.params.model_dump(mode="json")
+    content_["gates"]["report"] = {"min_accuracy": 99.0, "max_perplexity": 1.5}
+    strict = params.Pipeline.model_validate(content_)
+    for stage in STAGES:
+        if stage != "report":
+            runner.run(project.layout, strict, stage)
+    failed = [judged.promise.name for judged in runner.judge(project.layout, strict, "report").failed]
+    assert failed == ["test_accuracy", "test_perplexity"]
