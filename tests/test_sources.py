@@ -313,6 +313,8 @@ def test_a_column_of_numbers_is_not_taken_for_text(tmp_path: Path) -> None:
         (question(8, " "), "answers", "an answer has no text", "Give the text"),
         (question(8, None), "answers", "an answer has no text", "Give the text"),
         (question("8"), "answers", "does not have the form [{text: text, answer_start: a whole number}, …]", "Mend"),
+        (question(8.5), "answers", "does not have the form", "Mend"),
+        (question(10**30), "answers", "does not have the form", "Mend"),
         (question(8, 5), "answers", "does not have the form", "Mend"),
         (question(question=" \u3000\t"), "question", "the question is empty", "Mend or remove"),
         (question(question=5), "question", "is a number, not text", "Mend"),

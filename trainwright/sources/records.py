@@ -40,11 +40,11 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
     kind = next((t for t in types if first is None or _wrong(first, t) is None), types[0])
     try:
         if _convertible(kind, set(map(type, values))):
-            return pa.array(values, kind), {}
+            return _array(values, kind), {}
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
         pass  # some value does not fit: find which
     reasons = {row: reason for row, value in enumerate(values) if value is not None and (reason := _wrong(value, kind))}
-    return pa.array([None if row in reasons else value for row, value in enumerate(values)], kind), reasons
+    return _array([None if row in reasons else value for row, value in enumerate(values)], kind), reasons
 
 
 def _convertible(kind: pa.DataType, types: set[type]) -> bool:
@@ -55,12 +55,32 @@ def _convertible(kind: pa.DataType, types: set[type]) -> bool:
     return not pa.types.is_list(kind) or str not in types
 
 
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values as Arrow has them. Whole numbers within lists and objects go through floats, whose cast refuses 1.5:
+    read at once, they would lose their fraction without a word."""
+    floating = _floating(kind)
+    return pa.array(values, kind) if floating == kind else pa.array(values, floating).cast(kind)
+
+
+def _floating(kind: pa.DataType) -> pa.DataType:
+    """A nested type with floats for its whole numbers; any other as it is."""
+
+    def inner(held: pa.DataType) -> pa.DataType:
+        return pa.float64() if pa.types.is_integer(held) else _floating(held)
+
+    if pa.types.is_list(kind):
+        return pa.list_(inner(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, inner(field.type)) for field in kind])
+    return kind
+
+
 def _wrong(value: Any, kind: pa.DataType) -> str | None:
     """Why a value is not of type `kind`; None where it is."""
     try:
         if not _convertible(kind, {type(value)}):
             return f"is {WORDS[type(value)]}, not {described(kind)}"
-        pa.array([value], kind)
+        _array([value], kind)
     except UnicodeEncodeError as error:
         return f"holds half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which is no character"
     except OverflowError:
