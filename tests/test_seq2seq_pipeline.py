@@ -28,6 +28,7 @@ PIPELINE: dict[str, Any] = {
     "base_model": {
         "scratch": {"family": "t5", "layers": 1, "heads": 2, "width": 32, "tokenizer": "unigram", "vocabulary": 240}
     },
+    "after": "none",
     "source": {"uri": "rows.jsonl", "format": "jsonl", "licence": "MIT"},
     "ingestion": {"max_bad_share": 0.05},
     "cleaning": {},
@@ -43,19 +44,14 @@ PIPELINE: dict[str, Any] = {
 
 
 def records(kind: str) -> list[dict[str, Any]]:
-    """Which colour a thing has is there to be copied; of texts of a few words the rest can be guessed."""
+    """Which colour a thing has is there to be copied; what is dropped of a count follows from what stays."""
     random = np.random.default_rng(3)
     found = []
     for i in range(150):
         colour, thing = COLOURS[int(random.integers(5))], THINGS[int(random.integers(5))]
-        if kind == "pairs":
-            found.append(
-                {"id": f"r{i}", "source": f"colour of the {colour} {thing} {i} ?", "target": f"{colour} {thing}"}
-            )
-        else:
-            found.append(
-                {"id": f"r{i}", "text": f"the {colour} {thing} of the {thing} is {colour} and the {thing} is {i}"}
-            )
+        source, text = f"colour of the {colour} {thing} {i} ?", f"one two three four five six seven eight {thing} {i}"
+        own = {"source": source, "target": f"{colour} {thing}"} if kind == "pairs" else {"text": text}
+        found.append({"id": f"r{i}", **own})
     found[7]["target" if kind == "pairs" else "text"] = " "  # goes into quarantine
     return found
 

@@ -40,6 +40,8 @@ LABELS = {
     "rouge_l": "ROUGE-L",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "baseline_loss": "loss of token frequencies",
+    "margin": "margin over token frequencies",
     "HasAns": "with an answer",
     "NoAns": "without an answer",
     "best_exact": "best exact match (threshold found on test)",
