@@ -800,6 +800,21 @@ def test_repeated_questions_pass_where_the_pipeline_says_to_keep_them(project: P
     assert Project(project.layout, kept).verdict("cleaning").passed
 
 
+def test_a_split_that_the_source_lacks_may_be_cut_out_of_train_and_one_that_it_has_may_not(project: Project) -> None:
+    def declare(records: list[dict]) -> None:
+        for record in records:
+            record["split"] = "train"
+
+    edit(ROWS, declare, "augmentation")(project)
+    for split in tables.SPLITS:
+        edit(f"{split}.parquet", declare, SPLITS)(project)
+    assert project.verdict("splitting").passed
+    held_out = pq.read_table(project.folder(SPLITS) / "test.parquet")["id"].to_pylist()
+    edit(ROWS, put(held_out[0], split="test"), "augmentation")(project)
+    failed = {judged.promise.name: judged.promise.rows for judged in project.verdict("splitting").failed}
+    assert sorted(failed["declared_splits_kept"]) == sorted(held_out[1:])
+
+
 def test_a_long_run_of_white_space_is_for_cleaning_to_take_out(project: Project) -> None:
     edit(ROWS, put("q01-0", question="Who" + " " * 90 + "walked?"), "ingestion")(project)
     assert project.verdict("ingestion").passed
