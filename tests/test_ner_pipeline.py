@@ -13,6 +13,7 @@ from trainwright.core.layout import STAGES, Layout
 from trainwright.engine import answering, base_model
 from trainwright.gates import runner
 
+pytestmark = pytest.mark.slow
 PEOPLE = ("Anna Berg", "Émile Roux", "Lu Xun", "Ada", "Ion Popa", "Mary Ann Lee")
 PLACES = ("Oslo", "New York", "Łódź", "Rio", "San José")
 CHINESE_PEOPLE = ("李明", "王小红", "欧阳修", "张伟")
@@ -33,7 +34,7 @@ pipelines:
     training: {epochs: 12, batch_size: 16, learning_rate: 5e-3, precision: float32, dropout: 0.0, early_stopping: 0}
     evaluation: {}
     postprocessing: {bootstrap: 50}
-    report: {mistakes: 0}
+    report: {}
     gates:
       ingestion: {}
       cleaning: {}
