@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
+    compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
     compare.add_argument(
         "--base", action="append", required=True, metavar="MODEL", help="package:…, folder:… or hub:…; twice or more"
