@@ -1,0 +1,91 @@
+"""How a language model is scored: loss and perplexity by token, nats by character and byte, beside a unigram's.
+
+Nats by character and by byte count all that the predicted tokens stand for, so that they may be compared between
+tokenizers; perplexity by token may not. Intervals are drawn over documents (over the pieces of a stream).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from trainwright.scoring.intervals import interval, mean
+from trainwright.tasks.clm.params import Postprocessing
+from trainwright.text import spans
+
+Floats = NDArray[np.float64]
+SUMS = ("loss", "unigram", "right", "tokens", "characters", "bytes")
+LENGTHS = ((499, "under 500"), (999, "500 to 999"), (1999, "1000 to 1999"), (None, "2000 or more"))
+
+
+def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # noqa: ARG001
+    """Of every row its id, the share of its tokens that were the most likely, its continuation."""
+    if not rows["id"].equals(predictions["id"]):
+        raise ValueError("predictions are not for these rows in this order")
+    right, tokens = (predictions[name].to_numpy() for name in ("right", "tokens"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return pa.table({"id": rows["id"], "accuracy": right / tokens, "prediction": predictions["prediction"]})
+
+
+def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:  # noqa: ARG001
+    """Loss, perplexity, nats by character and byte, accuracy of the next token, the unigram baseline, slices."""
+    group, groups = spans.distinct(rows["group"])
+    if len(groups) < 2:  # a stream, which is one group, is drawn by its pieces
+        group = np.arange(rows.num_rows)
+    sums = {
+        name: predictions[name].to_numpy() for name in ("loss", "unigram", "right", "tokens", "characters", "bytes")
+    }
+
+    def over(above: str, below: str, statistic: Callable[[Floats], Floats]) -> dict[str, Any]:
+        pairs = np.stack([sums[above], sums[below]], axis=1)
+        return dict(interval(pairs, group, statistic, params.bootstrap, params.seed))
+
+    nats = {"unit": "nats", "better": "lower"}
+    baseline = np.array([sums["unigram"].sum(), sums["tokens"].sum()])
+    found: dict[str, Any] = {
+        "count": rows.num_rows,
+        "loss": over("loss", "tokens", ratio) | nats,
+        "perplexity": over("loss", "tokens", perplexity) | {"unit": "perplexity", "better": "lower"},
+        "nats_per_character": over("loss", "characters", ratio) | nats,
+        "nats_per_byte": over("loss", "bytes", ratio) | nats,
+        "accuracy": over("right", "tokens", mean),
+        "unigram_loss": _number(ratio(baseline)),
+        "unigram_perplexity": _number(perplexity(baseline)),
+        "tokens": int(sums["tokens"].sum()),
+        "characters": int(sums["characters"].sum()),
+    }
+    return found | {"slices": _slices(rows, sums)}
+
+
+def ratio(sums: Floats) -> Floats:
+    """Σ above by Σ below; NaN of nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def perplexity(sums: Floats) -> Floats:
+    """e to the mean loss (Jelinek et al., 1977)."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(ratio(sums)))
+
+
+def _number(value: Floats) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _slices(rows: pa.Table, sums: dict[str, Floats]) -> list[dict[str, Any]]:
+    upper = np.array([limit for limit, _ in LENGTHS if limit is not None])
+    bucket = np.searchsorted(upper, pc.utf8_length(rows["text"]).to_numpy())
+    found = []
+    for place, (_, name) in enumerate(LENGTHS):
+        own = bucket == place
+        if own.any():
+            total = {kind: values[own].sum() for kind, values in sums.items()}
+            entry = {"by": "length in characters", "value": name, "count": int(own.sum())}
+            for score, below in (("loss", "tokens"), ("nats_per_character", "characters")):
+                entry[score] = _number(ratio(np.array([total["loss"], total[below]])))
+            found.append(entry)
+    return found
