@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A tokenizer and a GPT-2 from scratch."""
     import transformers
 
-    wanted = Scratch(
-        family="gpt2", layers=2, heads=2, width=32, positions=64, tokenizer=request.param, vocabulary=500
-    )
+    wanted = Scratch(family="gpt2", layers=2, heads=2, width=32, positions=64, tokenizer=request.param, vocabulary=500)
     tokenizer = scratch.train_tokenizer(lambda: iter([TEXTS]), wanted)
     folder = tmp_path_factory.mktemp("clm")
     tokenizer.save_pretrained(folder)
@@ -84,7 +83,7 @@ def test_logits_of_a_document_in_a_block_are_those_of_the_document_alone(made: t
         compared = 0
         for number, feature in enumerate(packed.__getitems__(range(len(packed)))):
             begins = [*np.flatnonzero(feature["position"] == 0), len(feature["position"])]
-            for begin, end in zip(begins, begins[1:], strict=False):
+            for begin, end in pairwise(begins):
                 alone = network(torch.from_numpy(feature["input_ids"][None, begin:end].astype(np.int64))).logits[0]
                 assert torch.allclose(together[number, begin:end], alone, atol=1e-5)
                 compared += 1
@@ -171,7 +170,8 @@ def test_continuations_are_what_generate_gives_each_beginning_alone_and_the_same
     for text, said in zip(TEXTS[:8], found["prediction"].to_pylist(), strict=False):
         beginning = [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]][: PARAMS.beginning]
         ids = torch.tensor([beginning])
-        new = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False, pad_token_id=0)
+        seen = torch.ones_like(ids)
+        new = network.generate(ids, attention_mask=seen, max_new_tokens=4, do_sample=False, pad_token_id=0)
         assert said == tokenizer.decode(new[0, len(beginning) :], skip_special_tokens=True)
     drawn = [answered(made, some, temperature=1.0)[2]["prediction"].to_pylist() for _ in range(2)]
     assert drawn[0] == drawn[1] != found["prediction"].to_pylist()

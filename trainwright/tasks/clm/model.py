@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainwright.text import spans
-
 AUTO_CLASS = "AutoModelForCausalLM"
 IGNORED = -100
 
@@ -77,7 +75,7 @@ def outputs(
     model: Any, output: Any, batch: Mapping[str, Any], features: pa.Table, tokenizer: Any, params: Any
 ) -> pa.Table:
     """One row a block, in OUTPUTS. Without labels, where texts are to be gone on from, no token is scored."""
-    lists = {name: spans.whole(features[name]) for name in ("owner", "position", "unigram", "characters", "bytes")}
+    lists = {name: _whole(features[name]) for name in ("owner", "position", "unigram", "characters", "bytes")}
     size = lists["owner"].value_lengths().to_numpy()
     flat = {name: column.flatten().to_numpy() for name, column in lists.items()}
     scored = (flat["position"] > 0) & ("labels" in batch)
@@ -89,14 +87,19 @@ def outputs(
     for name, data in values.items():
         kind = OUTPUTS.field(name).type.value_type
         columns[name] = pa.ListArray.from_arrays(offsets, pa.array(data).cast(kind))
-    beginner = spans.whole(features["beginner"])
-    cuts = spans.whole(features["beginnings"]).flatten().to_pylist()
+    beginner = _whole(features["beginner"])
+    cuts = _whole(features["beginnings"]).flatten().to_pylist()
     columns |= {"beginner": beginner}
     said = _continued(model, cuts, tokenizer, params)
     for name, texts in (("beginning", tokenizer.batch_decode(cuts, skip_special_tokens=True)), ("continuation", said)):
         bounds = pa.array(np.concatenate([[0], np.cumsum(beginner.value_lengths().to_numpy())]), pa.int32())
         columns[name] = pa.ListArray.from_arrays(bounds, pa.array(texts, pa.string()))
     return pa.table([columns[name] for name in OUTPUTS.names], schema=OUTPUTS)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    joined = column.combine_chunks()
+    return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
 
 
 def _losses(output: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

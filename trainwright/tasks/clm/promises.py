@@ -118,7 +118,7 @@ def _flat(table: pa.Table, name: str) -> tuple[Ints, NDArray[Any]]:
 
 def _look(blocks: pa.Table, table: pa.Table, most: int) -> dict[str, list[str]]:
     """What is wrong with the blocks of a split, by the ids of the rows that they begin with."""
-    found: dict[str, list[str]] = dict.fromkeys(KINDS, [])
+    found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     count, length = table.num_rows, pc.list_value_length(blocks["input_ids"]).to_numpy()
     first = blocks["row"].to_numpy().astype(np.int64)
     uneven = np.logical_or.reduce([pc.list_value_length(blocks[name]).to_numpy() != length for name in PARALLEL])
