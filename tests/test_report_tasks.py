@@ -175,9 +175,19 @@ def test_rows_that_were_taken_for_others_are_named_with_their_count(classificati
 
 def test_a_class_table_shows_counts_whole_and_the_undefined_as_a_dash() -> None:
     table = results._class_table("types", CLASSIFIED["test"]["classes"])
-    assert table["title"] == "By class: types"
+    assert table["title"] == "By type"
     assert table["columns"] == ["count", "precision", "recall", "f1"]
     assert table["rows"][3] == (LABELS[3], ["20", "87.0", "80.0", "–"])
+
+
+def test_an_interval_of_a_class_stands_beside_its_score() -> None:
+    both = [
+        {"label": "PER", "f1": 80.0, "f1_low": 75.0, "f1_high": 84.0},
+        {"label": "LOC", "f1": {"value": 70.0, "low": 66.0, "high": 74.0}},
+    ]
+    table = results._class_table("labels", both)
+    assert (table["title"], table["columns"]) == ("By label", ["f1"])
+    assert table["rows"] == [("PER", ["80.0 (75.0 to 84.0)"]), ("LOC", ["70.0 (66.0 to 74.0)"])]
 
 
 OVERFITTED = (
@@ -290,6 +300,16 @@ def test_a_confidence_column_is_no_score(chosen: params.Pipeline, tmp_path: Path
     mistakes, wrong, _ = examples.choose(postprocessed(tmp_path, columns), chosen)
     assert wrong is None
     assert (mistakes[0].id, mistakes[0].confidence, mistakes[0].scores) == ("q1", 0.4, {})
+
+
+def test_numbers_come_by_their_distance_from_what_is_right(chosen: params.Pipeline, tmp_path: Path) -> None:
+    columns = {"prediction": [1.0, 2.5, 0.2, 4.0], "gold": [1.1, 0.5, 0.2, 3.0]}
+    mistakes, wrong, _ = examples.choose(postprocessed(tmp_path, columns), chosen)
+    assert wrong is None
+    assert [(m.id, m.gold, m.predicted) for m in mistakes][:2] == [
+        ("q1", [Said("0.5")], [Said("2.5")]),
+        ("q3", [Said("3")], [Said("4")]),
+    ]
 
 
 def test_a_choice_of_several_texts_is_marked_where_it_stands() -> None:

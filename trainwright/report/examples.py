@@ -30,7 +30,7 @@ LONGEST_WORD = 25
 MOST_MARKED = 12
 TORN = 4
 CANDIDATES = 5
-NO_SCORE = ("confidence",)
+NO_SCORE = ("confidence", "prediction", "gold")
 MARKS = {0: "", 1: "gold", 2: "predicted", 3: "both", 4: "gap"}
 
 
@@ -79,8 +79,8 @@ def choose(folders: dict[str, Path], params: Pipeline) -> tuple[list[Mistake], i
     """The worst mistakes on test, how many rows are wrong in all, and some rows with close candidates.
 
     Worst is the highest confidence times error (1 less the mean of the row's scores). Where rows have no scores of
-    their own, none is wrong (None), and the rows of the smallest ids stand for all. With `report.mistakes: 0` no
-    text of any row is read.
+    their own, none is wrong (None): numbers come by their distance from what is right, others by confidence.
+    With `report.mistakes: 0` no text of any row is read.
     """
     scores = tables.read(folders["postprocessing"] / "scores.parquet")
     floats = [field.name for field in scores.schema if pa.types.is_floating(field.type)]
@@ -93,7 +93,7 @@ def choose(folders: dict[str, Path], params: Pipeline) -> tuple[list[Mistake], i
     predictions = scores["prediction"].to_pylist()
     ids, alternatives = scores["id"].to_pylist(), _alternatives(folders["postprocessing"], scores["id"], predictions)
     confidence = _confidence(scores, predictions, alternatives)
-    error = 1 - np.nan_to_num(matrix, nan=1.0).mean(axis=0)  # a score that is undefined is no error
+    error = 1 - np.nan_to_num(matrix, nan=1.0).mean(axis=0) if names else _distance(scores)  # no score is no error
     worst = np.lexsort((np.array(ids), -(error * np.nan_to_num(confidence, nan=1.0))))
     worst = worst[wrong[worst]][: params.report.mistakes]
     close = _close(ids, alternatives)
@@ -120,6 +120,14 @@ def spans_answer(folders: dict[str, Path], params: Pipeline) -> bool:
     schema = pq.read_schema(folders["postprocessing"] / "scores.parquet")
     spanned = any(text.texts for text in tasks.load(params.task, "rows").TEXTS)
     return spanned and "gold" not in schema.names and pa.types.is_string(schema.field("prediction").type)
+
+
+def _distance(scores: pa.Table) -> NDArray[np.float64]:
+    """How far each predicted number lies from the right one; 1 where predictions are no numbers."""
+    pair = [scores[name] for name in ("prediction", "gold") if name in scores.column_names]
+    if len(pair) < 2 or not all(pa.types.is_floating(column.type) for column in pair):
+        return np.ones(scores.num_rows)
+    return np.asarray(np.nan_to_num(np.abs(_floats(scores, "prediction") - _floats(scores, "gold")), nan=0.0))
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:

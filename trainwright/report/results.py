@@ -20,6 +20,8 @@ MOST_CLASSES = 60
 MOST_LABELS = 20
 MOST_CONFUSED = 10
 LOGARITHMIC = 20  # from what ratio of largest to smallest value on
+KINDS = {"classes": "class", "labels": "label", "types": "type"}
+MOST_NARROW = 8  # labels that the picture beside a table has room for
 OTHERS = "all others"
 
 
@@ -157,19 +159,26 @@ def _slices(metrics: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _class_table(name: str, table: list[dict[str, Any]]) -> dict[str, Any]:
-    """A table by class as words: counts whole, scores in points of 100."""
-    columns = list(dict.fromkeys(key for row in table for key in row if key != "label"))
-    rows = [(str(row["label"]), [_figure(row.get(key)) for key in columns]) for row in table[:MOST_CLASSES]]
-    heading = "By class" if name == "classes" else f"By class: {label(name)}"
-    return {"title": heading, "columns": columns, "rows": rows, "more": max(len(table) - MOST_CLASSES, 0)}
+    """A table by class as words: counts whole, scores in points of 100, `f1_low` and `f1_high` beside `f1`."""
+    keys = list(dict.fromkeys(key for row in table for key in row if key != "label"))
+    columns = [key for key in keys if key.rpartition("_")[0] not in keys or not key.endswith(("_low", "_high"))]
+    rows = [(str(row["label"]), [_figure(row, key) for key in columns]) for row in table[:MOST_CLASSES]]
+    kind = KINDS.get(name, "class")
+    heading = f"By {kind}" if name in KINDS else f"By class: {label(name)}"
+    return {"title": heading, "kind": kind, "columns": columns, "rows": rows, "more": max(len(table) - MOST_CLASSES, 0)}
 
 
-def _figure(value: Any) -> str:
+def _figure(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if isinstance(value, dict) and wording.is_score(value):
+        return wording.said(value)
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else wording.number(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return wording.said({"value": value, "low": row.get(f"{key}_low"), "high": row.get(f"{key}_high")})
 
 
 def _confusion(found: Any) -> dict[str, Any] | None:
@@ -198,6 +207,7 @@ def _confusion(found: Any) -> dict[str, Any] | None:
         "rows": [(name, row, sum(row)) for name, row in zip(names, counts, strict=True)],
         "errors": errors,
         "left": left,
+        "wide": len(names) > MOST_NARROW,
     }
 
 
