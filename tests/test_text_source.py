@@ -1,14 +1,17 @@
 """Plain text as a source: documents apart by blank lines, or one contiguous stream cut by position."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainwright import sources
+from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.params import Source, Stream
 from trainwright.sources import text
@@ -90,3 +93,26 @@ def test_shares_of_a_stream_that_do_not_add_up_and_streams_of_rows_are_refused()
         Stream(train=0.9, validation=0.2)
     with pytest.raises(ValueError, match="is for format: text"):
         Source(uri="a.csv", format="csv", stream=Stream())
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "remedy"),
+    [
+        ({"cleaning": {"duplicates": False}}, "cleaning.whitespace", "`cleaning: {whitespace: false}`"),
+        ({"cleaning": {"whitespace": False}}, "cleaning.duplicates", "`cleaning: {duplicates: false}`"),
+        ({"augmentation": {"typing_noise": 0.1}}, "augmentation.typing_noise", "`augmentation: {typing_noise: 0.0}`"),
+    ],
+)
+def test_a_stream_that_a_stage_would_take_apart_is_refused_by_field(
+    tmp_path: Path, section: dict[str, object], field: str, remedy: str
+) -> None:
+    ((_, recipe),) = params.read_yaml(ROOT / "recipes" / "sample-clm.yaml").items()
+    recipe["source"] = {"uri": "a.txt", "format": "text", "stream": {}}
+    recipe |= {"cleaning": {"whitespace": False, "duplicates": False}, **section}
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({"pipelines": {"play": recipe}}, indent=1))
+    with pytest.raises(InputError) as caught:
+        params.load(path)
+    assert [(fault.field, remedy in fault.remedy) for fault in caught.value.faults] == [
+        (f"pipelines.play.{field}", True)
+    ]

@@ -4,6 +4,7 @@ A section must be present even when it is empty (`cleaning: {}`), because DVC tr
 What a section may hold beside the fields here is the task's own: see `trainwright/tasks/<task>/params.py`.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,7 +64,8 @@ class Source(Section):
 
     `columns` maps our column names to the source's (`{context: passage, question: query}`);
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
-    `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not).
+    `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not); its rows
+    are to be left as they are: `cleaning: {whitespace: false, duplicates: false}`, no `augmentation.typing_noise`.
     `separator` parts a text where a task wants a list ("a|b" in a cell of CSV, which knows no lists).
     `tags` is the scheme of a source's tags: `auto` finds it out, `repair` is BIO where an I- without B- begins one.
     """
@@ -164,9 +166,10 @@ class Lora(Section):
 
 
 class Training(Section):
-    """`warmup` is a share of all steps; `checkpoint_every` counts optimizer steps; `freeze` reads like
-    "embeddings, first 2"; `layer_decay` multiplies the learning rate once for every layer below the top;
-    `early_stopping` is the number of epochs without a better validation before training ends (0: never).
+    """`warmup` is a share of all steps; `beta2` is the decay of AdamW's second moment; `checkpoint_every` counts
+    optimizer steps; `freeze` reads like "embeddings, first 2"; `layer_decay` multiplies the learning rate once for
+    every layer below the top; `early_stopping` is the number of epochs without a better validation before training
+    ends (0: never).
     `adapter: lora` trains an adapter beside the frozen base model. `teacher: pipeline:NAME` has the model learn from
     another one's softened probabilities as well: they weigh `teacher_weight`, at `temperature`.
     """
@@ -179,6 +182,7 @@ class Training(Section):
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze: Annotated[str, Field(pattern=r"^(|embeddings|first \d+|embeddings, first \d+)$")] = ""
@@ -278,6 +282,27 @@ class Pipeline(Section):
     def _adapts_what_is_there(self) -> "Pipeline":
         if self.scratch and self.training.adapter != "none":
             raise ValueError("training.adapter: a model from scratch has no weights that an adapter could stand beside")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_a_stream_whole(self) -> "Pipeline":
+        """The rows of a stream are one text: nothing may be taken out between them, nor put there."""
+        wanted = (
+            ("cleaning", "whitespace", False, "the line ends that rows of a stream end with are part of it"),
+            ("cleaning", "duplicates", False, "a line that a stream repeats is part of it both times"),
+            ("augmentation", "typing_noise", 0.0, "what follows a row of a stream goes on from it, not from a copy"),
+        )
+        problems = [
+            InitErrorDetails(
+                type=PydanticCustomError("stream", reason, {"wanted": json.dumps(value)}),
+                loc=(section, name),
+                input=getattr(getattr(self, section), name),
+            )
+            for section, name, value, reason in wanted
+            if self.source.stream and getattr(getattr(self, section), name) != value
+        ]
+        if problems:
+            raise ValidationError.from_exception_data(type(self).__name__, problems)
         return self
 
     @model_validator(mode="after")
@@ -461,6 +486,8 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
         reason = str(problem["ctx"]["error"])
     elif kind == "unavailable":
         remedy = "Remove the section."
+    elif kind == "stream":
+        remedy = f"Write `{where[-2]}: {{{where[-1]}: {problem['ctx']['wanted']}}}`."
     elif kind in {"model_type", "dict_type"}:
         reason, remedy = "must be a section, of lines `key: value`", "Indent its lines below it."
     elif not isinstance(value, dict | list):

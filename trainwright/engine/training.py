@@ -233,8 +233,9 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         """AdamW with decoupled decay (Loshchilov and Hutter, 2019)."""
         chosen: Any = self.model if model is None else model
         if self.optimizer is None:
+            beta2 = self.params.beta2
             groups = layers.parameter_groups(chosen, self.params, self.get_decay_parameter_names(chosen))
-            self.optimizer = torch.optim.AdamW(groups, lr=self.params.learning_rate, fused=True)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.params.learning_rate, betas=(0.9, beta2), fused=True)
         return self.optimizer
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

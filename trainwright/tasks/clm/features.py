@@ -1,11 +1,12 @@
 """How texts become blocks: several documents in one, none of which sees another, or a stretch of a stream.
 
 A document is begun by the tokenizer's BOS token and ended by its EOS, where it has them. The pieces of a stream that
-follow one another are one text without either. A text longer than a block fills blocks of its own and leaves its rest
+follow one another are one text without either; a model that was trained on nothing else is given neither later on,
+since it would never have seen them. A text longer than a block fills blocks of its own and leaves its rest
 to be packed; nothing is dropped. The first token of a text's stretch in a block is given, all others are predicted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,22 +61,32 @@ def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
 
 
 def learn(train: Iterable[pa.Table], tokenizer: Any, params: Tokenization) -> dict[str, Any]:  # noqa: ARG001
-    """How often each token stands in the train split: the baseline that a model must beat."""
-    return {"unigrams": unigrams.counted((batch["text"] for batch in train), tokenizer)}
+    """How often each token stands in the train split, the baseline that a model must beat; whether it is all stream."""
+    documents = 0
+
+    def texts() -> Iterator[pa.ChunkedArray]:
+        nonlocal documents
+        for batch in train:
+            documents += batch["position"].null_count
+            yield batch["text"]
+
+    counted = unigrams.counted(texts(), tokenizer)
+    return {"unigrams": counted, "stream": documents == 0}
 
 
 def features(
     rows: pa.Table, tokenizer: Any, params: Tokenization, file: str, learned: Mapping[str, Any]
 ) -> tuple[pa.Table, list[Fault]]:
     """The blocks of some texts (SCHEMA), and a Fault for each of which the tokenizer makes fewer than two tokens."""
-    flat = _tokens(rows, tokenizer)
-    bare = np.flatnonzero((np.diff(flat.starts) < 2) & pc.is_null(rows["position"]).to_numpy(zero_copy_only=False))
+    flat = _tokens(rows, tokenizer, bare=bool(learned["stream"]))
+    beginning = rows["beginning"].to_numpy(zero_copy_only=False)
+    least = 1 if beginning.all() else 2  # of a text that is to be gone on from nothing has to be predicted
+    bare = np.flatnonzero((np.diff(flat.starts) < least) & pc.is_null(rows["position"]).to_numpy(zero_copy_only=False))
     reason, remedy = "the text has no token to be predicted", "Remove it, or join it with another."
     ids = rows["id"].take(pa.array(bare)).to_pylist()
     faults = [Fault(file, reason, remedy, field="text", id=id) for id in ids]
-    blocks = _packed(flat.runs, params.block)
+    blocks = _packed(flat.runs, params.block, least)
     losses = unigrams.losses(learned["unigrams"])
-    beginning = rows["beginning"].to_numpy(zero_copy_only=False)
     return pa.Table.from_pylist([_block(b, flat, losses, params, beginning) for b in blocks], schema=SCHEMA), faults
 
 
@@ -90,7 +101,8 @@ def misaligned(rows: pa.Table, windows: pa.Table) -> pa.Array:
     return rows["id"].take(pa.array(np.flatnonzero((count < wanted) & there))).combine_chunks()
 
 
-def _tokens(rows: pa.Table, tokenizer: Any) -> _Flat:
+def _tokens(rows: pa.Table, tokenizer: Any, bare: bool) -> _Flat:
+    """`bare` says that documents too are without BOS and EOS."""
     texts = spans.whole(rows["text"])
     encoded = tokens(texts, tokenizer)
     count = rows.num_rows
@@ -110,7 +122,7 @@ def _tokens(rows: pa.Table, tokenizer: Any) -> _Flat:
     group, _ = spans.distinct(rows["group"])
     follows = np.append(False, piece[1:] & (np.diff(group) == 0) & (np.diff(position) == 1))[:count]
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    open_, asked = ~piece, rows["beginning"].to_numpy(zero_copy_only=False)
+    open_, asked = ~piece & (not bare), rows["beginning"].to_numpy(zero_copy_only=False)
     ahead = np.where(open_ & (begin is not None), 1, 0)
     behind = np.where(open_ & ~asked & (end is not None), 1, 0)
     starts = np.concatenate([[0], np.cumsum(size + ahead + behind)])
@@ -129,15 +141,16 @@ def _tokens(rows: pa.Table, tokenizer: Any) -> _Flat:
     return _Flat(ids, rowed, filled(reached - before), filled(width[reached] - width[before]), runs, starts)
 
 
-def _packed(runs: Ints, room: int) -> list[list[tuple[int, int]]]:
+def _packed(runs: Ints, room: int, least: int) -> list[list[tuple[int, int]]]:
     """Blocks as lists of stretches [begin, end) of tokens, in the texts' order: a stretch goes into the present block
-    if it fits whole, else into the next; of a stretch of one token nothing could be predicted."""
+    if it fits whole, else into the next. Stretches of fewer than `least` tokens, of which nothing could be predicted,
+    are left out."""
     blocks: list[list[tuple[int, int]]] = []
     left = 0
     for first, last in pairwise(runs.tolist()):
         for begin in range(first, last, room):
             end = min(begin + room, last)
-            if end - begin < 2:
+            if end - begin < least:
                 continue
             if end - begin > left:
                 blocks.append([])
