@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from trainwright.core import layout, params
 from trainwright.core.errors import Fault, InputError, nearest
+from trainwright.core.yaml_file import read_yaml
 
 
 def add(root: Path, recipe: str, name: str | None = None) -> list[str]:
@@ -23,7 +24,7 @@ def add(root: Path, recipe: str, name: str | None = None) -> list[str]:
         raise InputError(Fault(f"recipes/{recipe}", "a group cannot have one name", "Leave --name out."))
     path = root / "params.yaml"
     params.load(path)
-    whole, expected = path.read_text(encoding="utf-8-sig"), params.read_yaml(path)
+    whole, expected = path.read_text(encoding="utf-8-sig"), read_yaml(path)
     there, added = set(expected["pipelines"]), []
     for file in files:
         text, own_name, content = _recipe(file)
@@ -44,7 +45,7 @@ def _replace(root: Path, path: Path, text: str, expected: dict[str, Any]) -> Non
     layout.write_file(aside, text)
     try:
         params.load(aside)
-        if params.read_yaml(aside) != expected:
+        if read_yaml(aside) != expected:
             raise InputError(Fault(path.name, "cannot be extended as it is written", "Copy the recipe in by hand."))
         aside.replace(path)
     finally:
@@ -63,7 +64,7 @@ def _files(root: Path, recipe: str) -> list[Path]:
 
 def _recipe(path: Path) -> tuple[str, str, dict[str, Any]]:
     """A recipe's text from its pipeline's name on, that name, and what it holds."""
-    ((name, content),) = params.read_yaml(path).items()
+    ((name, content),) = read_yaml(path).items()
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"{name}:"))
     return "\n".join(lines[start:]) + "\n", name, content

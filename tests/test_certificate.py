@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from trainwright.core import certificate, layout, params
+from trainwright.core import certificate, layout
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
+from trainwright.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +25,7 @@ def where(tmp_path: Path) -> Layout:
 
 def section(**gates: object) -> Pipeline:
     """The repository's own pipeline, with some gates' sections replaced."""
-    data = params.read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
+    data = read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
     return Pipeline.model_validate(data | {"gates": data["gates"] | gates})
 
 

@@ -22,9 +22,9 @@ from test_promises import (
 )
 
 from trainwright import tables
-from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.params import Pipeline
+from trainwright.core.yaml_file import read_yaml
 from trainwright.tasks.classification import features, model, predictions, rows, scores
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def feature_of(gold: str, place: int, record: dict[str, Any]) -> dict[str, Any]:
 
 def made(root: Path, gold: str) -> Project:
     """Sound output of every stage: 40 rows, of which 24 train, 8 validate and 8 test; nothing is trained."""
-    ((_, section),) = params.read_yaml(ROOT / "recipes" / "sample-topics.yaml").items()
+    ((_, section),) = read_yaml(ROOT / "recipes" / "sample-topics.yaml").items()
     section["tokenization"] = {"max_length": 4}
     limits = {"min_rows": 20, "max_text_characters": 60, "labels": ["坏", "好"], "max_label_share": 0.9}
     floors = {"label": {"min_accuracy": 50.0}, "labels": {"min_micro_f1": 50.0}, "value": {"min_pearson": 50.0}}

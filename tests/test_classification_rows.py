@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainwright import sources
-from trainwright.core import params
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Source
+from trainwright.core.yaml_file import read_yaml
 from trainwright.tasks.classification import rows
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +118,7 @@ def test_rows_of_one_text_are_one_group_and_ids_come_of_the_content(tmp_path: Pa
 
 
 def test_the_recipe_on_the_sample_corpus_reads_one_of_sixteen_topics_for_each_passage() -> None:
-    ((_, recipe),) = params.read_yaml(ROOT / "recipes" / "sample-topics.yaml").items()
+    ((_, recipe),) = read_yaml(ROOT / "recipes" / "sample-topics.yaml").items()
     source = Source.model_validate(recipe["source"])
     found, faults = rows.from_source(sources.read(source, ROOT, rows.COLUMNS), source.uri)
     assert (found.num_rows, faults) == (128, [])

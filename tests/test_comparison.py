@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from trainwright.core import params
+from trainwright.core.yaml_file import read_yaml
 from trainwright.report import comparison
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, root)
     tiny_bert(root / "one", 1)
     tiny_bert(root / "two", 2)
-    section = params.read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
+    section = read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
     section |= {
         "base_model": "folder:one",
         "ingestion": {"limit": 300},

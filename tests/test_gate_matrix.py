@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from trainwright import pins, tables
 from trainwright.core import certificate, layout, params
 from trainwright.core.layout import Layout
+from trainwright.core.yaml_file import read_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +82,7 @@ def write_source(root: Path, repeated: int) -> None:
 
 
 def set_limit(root: Path, share: float) -> None:
-    data = params.read_yaml(root / "params.yaml")
+    data = read_yaml(root / "params.yaml")
     data["pipelines"][NAME]["gates"]["cleaning"] = {"max_dropped_share": share}
     with (root / "params.yaml").open("w") as file:
         YAML().dump(data, file)
@@ -94,7 +95,7 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("trainwright", "stages", "flows"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / ".dvcignore", root)
-    section = params.read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
+    section = read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
     section["source"] = {"uri": "source.jsonl", "format": "jsonl"}
     section["gates"]["ingestion"] = {"min_rows": 10}
     with (root / "params.yaml").open("w") as file:

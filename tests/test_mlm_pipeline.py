@@ -28,6 +28,7 @@ from trainwright import pins, tables
 from trainwright.core import params
 from trainwright.core.layout import Layout
 from trainwright.core.process import Run
+from trainwright.core.yaml_file import read_yaml
 from trainwright.engine import answering, base_model
 from trainwright.gates import runner
 
@@ -76,7 +77,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Run:
     lines = PASSAGES.read_text(encoding="utf-8").splitlines()[:60]
     (root / "passages.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tiny_bert(root / "base", [json.loads(line)["text"] for line in lines])
-    ((_, section),) = params.read_yaml(ROOT / "recipes" / "sample-mlm.yaml").items()
+    ((_, section),) = read_yaml(ROOT / "recipes" / "sample-mlm.yaml").items()
     section["base_model"] = "folder:base"
     section["source"]["uri"] = "passages.jsonl"
     section["tokenization"]["max_length"] = 48

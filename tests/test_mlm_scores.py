@@ -12,8 +12,8 @@ from conftest import ROOT
 from mlm_cases import PASSAGES, batch, documents, windows, word_piece
 
 from trainwright import sources
-from trainwright.core import params as project_params
 from trainwright.core.params import Evaluation, Pipeline
+from trainwright.core.yaml_file import read_yaml
 from trainwright.engine.batching import FeatureTable
 from trainwright.tasks.mlm import model, predictions, rows, scores
 from trainwright.tasks.mlm.params import Postprocessing
@@ -211,7 +211,7 @@ def test_what_cannot_be_scored_is_undefined():
 
 
 def test_the_sample_recipe_loads_and_reads_every_passage():
-    ((name, section),) = project_params.read_yaml(ROOT / "recipes" / "sample-mlm.yaml").items()
+    ((name, section),) = read_yaml(ROOT / "recipes" / "sample-mlm.yaml").items()
     pipeline = Pipeline.model_validate(section)
     read = sources.read(pipeline.source, ROOT, rows.COLUMNS)
     table, faults = rows.from_source(read, pipeline.source.uri)

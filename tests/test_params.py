@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError
+from trainwright.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).parent.parent
 GOOD = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -149,7 +150,7 @@ def test_an_unknown_pipeline_is_answered_with_the_nearest() -> None:
 
 
 def test_a_model_from_scratch_takes_no_adapter(tmp_path):
-    data = params.read_yaml(ROOT / "params.yaml")
+    data = read_yaml(ROOT / "params.yaml")
     data["pipelines"]["sample-qa"]["base_model"] = {
         "scratch": {"family": "bert", "layers": 1, "heads": 1, "width": 8, "tokenizer": "bpe"}
     }

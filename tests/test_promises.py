@@ -15,9 +15,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from trainwright import tables
-from trainwright.core import certificate, layout, params
+from trainwright.core import certificate, layout
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.params import Pipeline
+from trainwright.core.yaml_file import read_yaml
 from trainwright.gates import runner
 from trainwright.tasks.qa import features, model, rows
 
@@ -149,7 +150,7 @@ def write_json(path: Path, content: object) -> None:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A pipeline with sound output of every stage."""
     root = tmp_path_factory.mktemp("good")
-    section = params.read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
+    section = read_yaml(ROOT / "params.yaml")["pipelines"]["sample-qa"]
     section["tokenization"] = {"max_length": MAX_LENGTH, "stride": STRIDE}
     section["gates"] |= {
         "ingestion": {

@@ -13,6 +13,7 @@ from flows import recipes
 from trainwright import sources
 from trainwright.core import params, tasks
 from trainwright.core.errors import InputError
+from trainwright.core.yaml_file import read_yaml
 
 CORPORA = Path(os.environ.get("TRAINWRIGHT_CORPORA", "no-corpora"))  # public sets that are not ours to carry
 PLAIN = {  # a set's plain file: its recipe, the published number of rows, how many of them lack a text
@@ -56,7 +57,7 @@ def test_a_recipe_is_valid_and_pins_its_base_model(project: Path, recipe: str) -
 
 
 def test_squad_has_the_classic_values() -> None:
-    ((_, squad),) = params.read_yaml(ROOT / "recipes" / "squad.yaml").items()
+    ((_, squad),) = read_yaml(ROOT / "recipes" / "squad.yaml").items()
     assert squad["source"]["uri"] == "hub:rajpurkar/squad"
     assert squad["tokenization"] == {"max_length": 384, "stride": 128}
     training = squad["training"]

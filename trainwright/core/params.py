@@ -6,10 +6,9 @@ What a section may hold beside the fields here is the task's own: see `trainwrig
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -23,17 +22,14 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.layout import STAGES
+from trainwright.core.yaml_file import faults, read_yaml
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
-SECTIONS = (*STAGES, "gates")
 NOTHING = "none"  # what `after` says where a pipeline waits for no other
-VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none|mapping)$")  # how pydantic names the types of a union
 SHARE = Annotated[float, Field(ge=0, le=1)]
 POSITIVE = Annotated[int, Field(gt=0)]
 NATURAL = Annotated[int, Field(ge=0)]
@@ -422,119 +418,4 @@ def load(path: Path) -> Params:
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        lines = _lines(path)
-        faults = (_fault(path, problem, lines, data) for problem in _flatten(error))
-        raise InputError(*dict.fromkeys(faults)) from None
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML 1.2 file as plain values (`5e-5` is a number, as DVC reads it). Raises InputError."""
-    try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
-        if _too_deep(data):
-            raise RecursionError
-        return data
-    except FileNotFoundError:
-        raise InputError(Fault(path.name, "there is no such file", "Run from inside the project.")) from None
-    except UnicodeDecodeError as error:
-        raise InputError(Fault(path.name, f"not UTF-8 at byte {error.start}", "Save the file as UTF-8.")) from None
-    except RecursionError:
-        raise InputError(Fault(path.name, "nested too deeply to be read", "Flatten it.")) from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
-        row = f"line {mark.line + 1}" if mark else ""
-        raise InputError(Fault(path.name, f"not valid YAML: {reason}", "Mend the line.", row=row)) from None
-
-
-def _too_deep(data: Any, most: int = 50) -> bool:
-    """Whether values lie in one another more than `most` deep, or in themselves by an alias."""
-    level = [data] if isinstance(data, dict | list) else []
-    for _ in range(most):
-        inside = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
-        level = list({id(part): part for part in inside if isinstance(part, dict | list)}.values())
-        if not level:
-            return False
-    return True
-
-
-def _flatten(error: ValidationError) -> Iterator[dict[str, Any]]:
-    """Every problem; those of one value that may be of several types become one."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for problem in error.errors(include_url=False):
-        where = tuple(part for part in problem["loc"] if not VARIANT.match(str(part)))
-        if where != problem["loc"] and where in found:
-            found[where]["msg"] += " or " + problem["msg"].removeprefix("Input should be ")
-        else:
-            found[where] = {**problem, "loc": where}
-    yield from found.values()
-
-
-def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int], data: Any) -> Fault:
-    where = tuple(part for part in problem["loc"] if part != "[key]")
-    field = ".".join(str(part) for part in where)
-    line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
-    kind, value, reason = problem["type"], problem.get("input"), problem["msg"]
-    allowed = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
-    remedy = "See the comments in params.yaml and recipes/ for what is allowed."
-    if kind == "extra_forbidden" or (kind == "literal_error" and "[key]" in problem["loc"]):
-        reason, remedy = "unknown key", nearest(str(where[-1]), allowed or _known(where, data))
-    elif kind == "missing":
-        empty = f" (a section may be empty: `{where[-1]}: {{}}`)" if where[-1] in SECTIONS else ""
-        reason, remedy = "missing", f"Add `{where[-1]}:`{empty}."
-    elif kind == "value_error":
-        reason = str(problem["ctx"]["error"])
-    elif kind == "unavailable":
-        remedy = "Remove the section."
-    elif kind == "stream":
-        remedy = f"Write `{where[-2]}: {{{where[-1]}: {problem['ctx']['wanted']}}}`."
-    elif kind in {"model_type", "dict_type"}:
-        reason, remedy = "must be a section, of lines `key: value`", "Indent its lines below it."
-    elif not isinstance(value, dict | list):
-        reason = f"{reason[0].lower()}{reason[1:]}, not {value!r}"
-        remedy = nearest(value, allowed) if allowed and isinstance(value, str) else "Change the value."
-    return Fault(path.name, reason, remedy, row=f"line {line}" if line else "", field=field)
-
-
-def _known(where: tuple[Any, ...], data: Any) -> list[str]:
-    """The keys that would have been right beside the unknown one at `where` in `data`."""
-    kind: Any = Params
-    task = data["pipelines"][where[1]].get("task") if where[0] == "pipelines" and len(where) > 2 else None
-    for part in where[:-1]:
-        if _is_model(kind):
-            field = kind.model_fields.get(part)
-            kind = field and (_task_section(task, str(part)) or _section(field.annotation))
-        else:  # dict[key, kind of its values]
-            kind = (get_args(kind) or (None,))[-1]
-    return list(kind.model_fields) if _is_model(kind) else []
-
-
-def _section(kind: Any) -> Any:
-    """The section among the types of a union; another kind as it is."""
-    if isinstance(kind, UnionType) or get_origin(kind) in (Union, Annotated):
-        return next((found for part in get_args(kind) if _is_model(found := _section(part))), kind)
-    return kind
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
-
-
-def _task_section(task: Any, name: str) -> Any:
-    """The class of a task's own section; None where there is no such task."""
-    return tasks.load(task, "params").SECTIONS.get(name) if task in tasks.names() else None
-
-
-def _lines(path: Path) -> dict[tuple[Any, ...], int]:
-    """The line (from 1) on which each key of the file stands."""
-    found: dict[tuple[Any, ...], int] = {}
-
-    def walk(node: Any, where: tuple[Any, ...]) -> None:
-        if isinstance(node, Mapping) and hasattr(node, "lc"):
-            for key, value in node.items():
-                if key in (node.lc.data or {}):  # a key merged in by `<<` has no line of its own
-                    found[(*where, key)] = node.lc.key(key)[0] + 1
-                walk(value, (*where, key))
-
-    walk(YAML(typ="rt").load(path.read_text(encoding="utf-8-sig")), ())
-    return found
+        raise InputError(*faults(path, error, data, Params)) from None
