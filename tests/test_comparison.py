@@ -59,7 +59,7 @@ def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed project with a pipeline on some of the sample's rows, and two small base models."""
     root = tmp_path_factory.mktemp("comparing") / "project"
-    for name in ("trainwright", "stages", "flows", "data/sample"):
+    for name in ("trainwright", "stages", "flows", "data/sample", "data/none"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, root)

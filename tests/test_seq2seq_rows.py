@@ -52,7 +52,7 @@ def test_a_row_to_be_predicted_needs_no_target_and_shows_none():
         ({"source": ["a", "b"], "target": ["x", "y\0"]}, "target", "the target holds a NUL character"),
         ({"source": ["a", ""], "target": ["x", "y"]}, "source", "the text is empty"),
         ({"text": ["a", None]}, "text", "the text is empty"),
-        ({"source": ["a", "b"], "target": ["x", "y"], "id": ["1", "1"]}, "id", "an earlier row has the same id"),
+        ({"source": ["a", "b"], "target": ["x", "y"], "id": ["1", "1"]}, "id", "the id is already that of line 1"),
         ({"source": ["a", "b"], "target": ["x", "y"], "split": ["train", "dev"]}, "split", "there is no such split"),
     ],
 )
