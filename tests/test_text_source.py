@@ -14,6 +14,7 @@ from trainwright import sources
 from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.params import Source, Stream
+from trainwright.core.yaml_file import read_yaml
 from trainwright.sources import text
 
 COLUMNS = {name: (pa.string(),) for name in ("id", "group", "text", "split")} | {"position": (pa.int64(),)}
@@ -106,7 +107,7 @@ def test_shares_of_a_stream_that_do_not_add_up_and_streams_of_rows_are_refused()
 def test_a_stream_that_a_stage_would_take_apart_is_refused_by_field(
     tmp_path: Path, section: dict[str, object], field: str, remedy: str
 ) -> None:
-    ((_, recipe),) = params.read_yaml(ROOT / "recipes" / "sample-clm.yaml").items()
+    ((_, recipe),) = read_yaml(ROOT / "recipes" / "sample-clm.yaml").items()
     recipe["source"] = {"uri": "a.txt", "format": "text", "stream": {}}
     recipe |= {"cleaning": {"whitespace": False, "duplicates": False}, **section}
     path = tmp_path / "params.yaml"
