@@ -33,6 +33,7 @@ LABELS = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "ece": "expected calibration error",
+    "ece_uncalibrated": "calibration error before temperature",
     "auc": "AUC",
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
