@@ -206,7 +206,10 @@ def comparison(records: Records, title: str, label: str) -> Markup:
     """A mark a model. Records: name, speed (examples a second), size (MB), value, low, high of its score."""
     base = alt.Chart(_data(records)).encode(
         x=alt.X(
-            "speed:Q", title="examples a second", scale=alt.Scale(zero=True, padding=24), axis=alt.Axis(grid=False)
+            "speed:Q",
+            title="examples a second",
+            scale=alt.Scale(domain=[0, 1.3 * max(record["speed"] for record in records)], nice=False),
+            axis=alt.Axis(grid=False),
         ),
         color=alt.value(COLOUR["test"]),
     )
