@@ -5,17 +5,21 @@
 Writes rows.parquet: every row that came in, and after it its children.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 
-from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.params import Augmentation
-from trainwright.tasks.interface import Rows
+from trainwright.rows import tables
 from trainwright.text.augmentation import children, passages
 
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
-def augmentation(rows: pa.Table, params: Augmentation, task: Rows, language: str) -> pa.Table:
+
+def augmentation(rows: pa.Table, params: Augmentation, task: "Rows", language: str) -> pa.Table:
     """The rows with their children: paraphrases right behind their parent, for they share its context; noised
     ones, whose context is their own, behind the last row of their parent's, so that a context's rows stay together.
     """
@@ -29,7 +33,7 @@ def augmentation(rows: pa.Table, params: Augmentation, task: Rows, language: str
     return pa.concat_tables([rows, said, noised]).take(order)
 
 
-def _last_of_context(rows: pa.Table, task: Rows) -> np.ndarray:
+def _last_of_context(rows: pa.Table, task: "Rows") -> np.ndarray:
     """For each row the place of the last row in its run of rows with the same passages."""
     contexts = tables.content_hash(rows, [text.column for text in passages(task)])
     ends = np.flatnonzero(np.append(contexts[1:] != contexts[:-1], [True] * bool(rows.num_rows)))

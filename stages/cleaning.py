@@ -7,21 +7,23 @@ Writes rows.parquet (the rows that stay, in their order) and dropped.parquet (id
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.params import Cleaning
-from trainwright.tasks.interface import Rows
+from trainwright.rows import tables
 from trainwright.text.cleaning import Cleaned, clean_rows, drop
 from trainwright.text.duplicates import preference, repeated
 
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
-def cleaning(rows: pa.Table, params: Cleaning, task: Rows) -> Cleaned:
+
+def cleaning(rows: pa.Table, params: Cleaning, task: "Rows") -> Cleaned:
     """A whole table cleaned: its texts first, then without what is empty, then without what is there twice."""
     cleaned = clean_rows(rows, task.TEXTS, params)
     if not params.duplicates:
@@ -31,7 +33,7 @@ def cleaning(rows: pa.Table, params: Cleaning, task: Rows) -> Cleaned:
     return Cleaned(unique.rows, pa.concat_tables([cleaned.dropped, unique.dropped]))
 
 
-def stream(batches: Iterable[pa.Table], params: Cleaning, task: Rows, folder: Path) -> pa.Table:
+def stream(batches: Iterable[pa.Table], params: Cleaning, task: "Rows", folder: Path) -> pa.Table:
     """`cleaning` of a table that comes in batches, into `folder`; of all rows it keeps only hashes in memory.
 
     Returns what was dropped. A repeated row may be in a later batch than the one kept or in an earlier, so

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.process import Run
+from trainwright.rows import tables
 
 
 def evaluation(

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from trainwright import pins, sources, tables
+from trainwright import pins, sources
 from trainwright.core import layout, process, tasks
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import tables
 
 
 def ingestion(rows: pa.Table, limit: int | None, identity: tuple[str, ...]) -> pa.Table:

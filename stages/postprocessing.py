@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.params import Pipeline
+from trainwright.rows import tables
 from trainwright.scoring import wording
 
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.params import Splitting
+from trainwright.rows import tables
 from trainwright.splits import assign, declared_splits
 
 

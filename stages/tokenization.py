@@ -13,16 +13,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core import layout, process, tasks
 from trainwright.core.errors import Fault
-from trainwright.tasks.interface import Features
+from trainwright.rows import tables
+
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Features
 
 CHARACTERS = 4_000_000  # of text that are tokenized at a time, so that long contexts do not fill the memory
 
@@ -38,7 +40,7 @@ class Tokenized:
 
 
 def tokenization(
-    batches: Iterable[pa.Table], task: Features, tokenizer: Any, params: Any, file: str, learned: dict[str, Any]
+    batches: Iterable[pa.Table], task: "Features", tokenizer: Any, params: Any, file: str, learned: dict[str, Any]
 ) -> Iterator[Tokenized]:
     """Features of a split's rows, piece by piece; `params` is the tokenization section, `learned` the train split's."""
     first = 0
@@ -63,7 +65,7 @@ def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def write(
-    source: Path, target: Path, task: Features, tokenizer: Any, params: Any, learned: dict[str, Any]
+    source: Path, target: Path, task: "Features", tokenizer: Any, params: Any, learned: dict[str, Any]
 ) -> Iterator[Tokenized]:
     """Tokenize the rows of `source` into the Arrow stream `target`, handing on each piece once it is written."""
     with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, task.SCHEMA) as stream:

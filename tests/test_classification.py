@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainwright import pins, tables
+from trainwright import pins
 from trainwright.core import params, process
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import STAGES, Layout
 from trainwright.engine import answering, base_model
 from trainwright.gates import runner
+from trainwright.rows import tables
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = """

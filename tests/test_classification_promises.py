@@ -21,10 +21,10 @@ from test_promises import (
     write_stream,
 )
 
-from trainwright import tables
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.params import Pipeline
 from trainwright.core.yaml_file import read_yaml
+from trainwright.rows import tables
 from trainwright.tasks.classification import features, model, predictions, rows, scores
 
 ROOT = Path(__file__).parent.parent

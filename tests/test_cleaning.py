@@ -11,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stages.cleaning import cleaning, stream
-from trainwright import tables
 from trainwright.core import tasks
 from trainwright.core.params import Cleaning
-from trainwright.tasks.interface import Text
+from trainwright.rows import tables
+from trainwright.rows.columns import Text
 from trainwright.text.cleaning import clean_text
 from trainwright.text.duplicates import preference, repeated
 

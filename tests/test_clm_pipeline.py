@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
-from trainwright import tables
 from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.process import Run
 from trainwright.engine import answering
 from trainwright.gates import runner
+from trainwright.rows import tables
 
 pytestmark = pytest.mark.slow
 

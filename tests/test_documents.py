@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright import sources, tables
+from trainwright import sources
 from trainwright.core.errors import InputError
 from trainwright.core.params import Source
-from trainwright.text import documents
+from trainwright.rows import documents, tables
 
 
 def source(**columns):

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainwright.rows import tags
 from trainwright.scoring import entities
 from trainwright.scoring.entities import Entities
 from trainwright.tasks.ner import predictions as part
 from trainwright.tasks.ner import rows, scores
 from trainwright.tasks.ner.params import Postprocessing
-from trainwright.text import tags
 
 KINDS = ("LOC", "ORG", "PER")
 TAGS = ["O", *(f"{prefix}-{kind}" for kind in KINDS for prefix in "BI")]

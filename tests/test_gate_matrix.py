@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from trainwright import pins, tables
+from trainwright import pins
 from trainwright.core import certificate, layout, params
 from trainwright.core.layout import Layout
 from trainwright.core.yaml_file import read_yaml
+from trainwright.rows import tables
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainwright import tables
 from trainwright.core import certificate, params
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 from trainwright.gates import runner
 from trainwright.gates.promises import Promise, ids_unique, misplaced, share
+from trainwright.rows import tables
 from trainwright.tasks.qa import rows
 
 ROOT = Path(__file__).parent.parent

@@ -24,13 +24,14 @@ from stages import (
     tokenization,
     training,
 )
-from trainwright import pins, tables
+from trainwright import pins
 from trainwright.core import params
 from trainwright.core.layout import Layout
 from trainwright.core.process import Run
 from trainwright.core.yaml_file import read_yaml
 from trainwright.engine import answering, base_model
 from trainwright.gates import runner
+from trainwright.rows import tables
 
 STAGES = {
     "ingestion": ingestion,

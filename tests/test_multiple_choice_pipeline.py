@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from test_multiple_choice import COLOURS, lines, tiny, tokenizer
 
-from trainwright import tables
 from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.process import Run
 from trainwright.engine import answering
 from trainwright.gates import runner
+from trainwright.rows import tables
 from trainwright.tasks.multiple_choice.params import Tokenization
 
 pytestmark = pytest.mark.slow

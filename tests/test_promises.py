@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from trainwright import tables
 from trainwright.core import certificate, layout
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.params import Pipeline
 from trainwright.core.yaml_file import read_yaml
 from trainwright.gates import runner
+from trainwright.rows import tables
 from trainwright.tasks.qa import features, model, rows
 
 GROUPS = 12
@@ -814,6 +814,21 @@ def test_a_split_that_the_source_lacks_may_be_cut_out_of_train_and_one_that_it_h
     edit(ROWS, put(held_out[0], split="test"), "augmentation")(project)
     failed = {judged.promise.name: judged.promise.rows for judged in project.verdict("splitting").failed}
     assert sorted(failed["declared_splits_kept"]) == sorted(held_out[1:])
+
+
+def test_rows_of_one_group_may_be_in_two_splits_up_to_the_share_that_the_pipeline_allows(project: Project) -> None:
+    swap_split(project)
+    section = project.params.gates.splitting
+
+    def verdict(share: float) -> runner.Verdict:
+        gates = project.params.gates.model_copy(
+            update={"splitting": section.model_copy(update={"max_shared_share": share})}
+        )
+        return Project(project.layout, project.params.model_copy(update={"gates": gates})).verdict("splitting")
+
+    assert "groups_apart" not in {judged.promise.name for judged in verdict(0.5).failed}
+    failed = {judged.promise.name: judged.promise.rows for judged in verdict(0.01).failed}
+    assert sorted(failed["groups_apart"]) == ["q10-0", "q10-1", "q10-2"]
 
 
 def test_a_long_run_of_white_space_is_for_cleaning_to_take_out(project: Project) -> None:

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 
 from stages.report import main, report
-from trainwright import tables
 from trainwright.core import certificate, params
 from trainwright.core.layout import Layout, digest
 from trainwright.core.process import Run
 from trainwright.report import card, examples, facts, plots
 from trainwright.report.said import Span
+from trainwright.rows import tables
 from trainwright.tasks.qa import rows as qa
 
 ROOT = Path(__file__).parent.parent

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from test_report import PLANTED, needs_browser, row, visit, write_json, write_rows
 
-from trainwright import tables
 from trainwright.core import params
 from trainwright.report import card, examples, facts, heads, learning, page, results, said
 from trainwright.report.examples import Mistake, Piece, Shown, Torn
 from trainwright.report.said import Said, Span
+from trainwright.rows import tables
 from trainwright.scoring import wording
 
 ROOT = Path(__file__).parent.parent

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from trainwright.core.errors import InputError
 from trainwright.engine.batching import FeatureTable
 from trainwright.engine.prediction import load_model, raw_outputs
+from trainwright.rows import corruption
 from trainwright.tasks.seq2seq import features, model, predictions, rows
 from trainwright.tasks.seq2seq.params import Evaluation, Postprocessing, Tokenization
-from trainwright.text import corruption
 
 MARKS = np.arange(99, -1, -1, dtype=np.int32) + 1000  # falling, as T5's are
 SENTENCES = [

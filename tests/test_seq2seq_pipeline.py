@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainwright import tables
 from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.process import Run
 from trainwright.engine import answering
 from trainwright.gates import runner
+from trainwright.rows import tables
 
 pytestmark = pytest.mark.slow
 

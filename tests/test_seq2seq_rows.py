@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from trainwright import tables
 from trainwright.core.errors import InputError
 from trainwright.core.params import Cleaning
+from trainwright.rows import tables
 from trainwright.tasks.seq2seq import rows
 from trainwright.text.cleaning import clean_rows
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.splitting import splitting
-from trainwright import tables
 from trainwright.core import tasks
 from trainwright.core.params import Splitting
+from trainwright.rows import tables
 from trainwright.splits import assign, declared_splits
 
 QA = tasks.load("qa", "rows")

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright import tables
+from trainwright.rows import tables
 
 texts = st.lists(st.text(max_size=5), min_size=1, max_size=20)
 

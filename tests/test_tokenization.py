@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from stages import tokenization as stage
-from trainwright import tables
 from trainwright.core import certificate, params, process
 from trainwright.core.errors import InputError, RefusedError
 from trainwright.core.layout import Layout, digest
 from trainwright.engine import base_model
+from trainwright.rows import tables
 from trainwright.tasks.qa import features as part
 from trainwright.tasks.qa.rows import SCHEMA
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.params import Splitting
+from trainwright.rows import tables
 
 
 def declared_splits(splits: Iterable[pa.ChunkedArray]) -> set[str]:

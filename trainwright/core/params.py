@@ -222,6 +222,11 @@ class AugmentationGate(Section):
 
 
 class SplittingGate(Section):
+    """`max_shared_share` is for sources that declare splits which share groups (premises, passages): the share of rows
+    that may be in one split while others of their group are in another. Where splits are made here there is none.
+    """
+
+    max_shared_share: SHARE = 0.0
     min_train_rows: POSITIVE = 10
     min_validation_rows: POSITIVE = 5
     min_test_rows: POSITIVE = 5

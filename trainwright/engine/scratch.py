@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Scratch
+from trainwright.rows import tables
 
 Texts = Callable[[], Iterator[list[str]]]  # goes through all texts anew at every call, batch by batch
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
+from trainwright.rows import tables
 
 Mask = npt.NDArray[np.bool_]
 Check = Callable[[pa.Table], Mask]

@@ -6,7 +6,7 @@ duplicates, and the kind of each row that splitting keeps in proportion.
 
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainwright import tables
 from trainwright.gates.promises import (
     Check,
     Checked,
@@ -30,13 +29,16 @@ from trainwright.gates.promises import (
     share,
     to_mask,
 )
-from trainwright.tasks.interface import Rows
+from trainwright.rows import tables
+
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
 COMMON = pa.schema([pa.field(field.name, field.type) for field in tables.COMMON])
 HELD_OUT = pa.array(["validation", "test"])
 
 
-def table(path: Path, task: Rows, checks: Mapping[str, tuple[Check, str]]) -> Generator[Promise, None, bool]:
+def table(path: Path, task: "Rows", checks: Mapping[str, tuple[Check, str]]) -> Generator[Promise, None, bool]:
     """The promises of any row table, and the task's own `checks` of each row (a check and what it says).
 
     Returns whether the table has the columns that further promises need.
@@ -60,7 +62,7 @@ def ingested(checked: Checked, limits: Any) -> Iterator[Promise]:
     yield none_of("no_children", "no row of a source names a parent", _ids(now, now["parent"].is_valid()))
 
 
-def cleaned(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
+def cleaned(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
     path = checked.folder / "rows.parquet"
     kept, dropped = tables.read(path, ["id"]), tables.read(checked.folder / "dropped.parquet")
     before = tables.read(checked.open("ingestion") / "rows.parquet", ["id"])["id"]
@@ -81,7 +83,7 @@ def cleaned(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
         yield none_of("no_duplicates", says, named(kept["id"], _repeated(hashes(path, list(task.IDENTITY)))))
 
 
-def augmented(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
+def augmented(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
     path, source = checked.folder / "rows.parquet", checked.open("cleaning") / "rows.parquet"
     now, before = _common(path), _common(source)
     known, child = pc.is_in(now["id"], value_set=before["id"]), now["parent"].is_valid()
@@ -105,7 +107,7 @@ def augmented(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
     )
 
 
-def split_up(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
+def split_up(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
     """The promises of train.parquet, validation.parquet and test.parquet."""
     paths = {split: checked.folder / f"{split}.parquet" for split in tables.SPLITS}
     fits = [columns(pq.read_schema(path), task.SCHEMA, f"{split}_columns") for split, path in paths.items()]
@@ -120,13 +122,13 @@ def split_up(checked: Checked, limits: Any, task: Rows) -> Iterator[Promise]:
     for split, part in zip(tables.SPLITS, parts, strict=True):
         yield enough_rows(part.num_rows, getattr(limits, f"min_{split}_rows"), f"{split}_rows", f"{split} rows")
     yield from _placed(paths, source, now, before, task)
-    yield from _apart(paths, now, before, place, task)
+    yield from _apart(paths, now, before, place, limits, task)
     value = _stratum_difference(paths, task)
     says = "each split has about the same share of each kind of row as the whole"
     yield Promise("stratum_difference", says, value, maximum=limits.max_stratum_difference)
 
 
-def _placed(paths: dict[str, Path], source: Path, now: pa.Table, before: pa.Table, task: Rows) -> Iterator[Promise]:
+def _placed(paths: dict[str, Path], source: Path, now: pa.Table, before: pa.Table, task: "Rows") -> Iterator[Promise]:
     """Every row is placed, as it was; children may be left out."""
     originals = before["id"].filter(before["parent"].is_null())
     missing = named(originals, ~to_mask(pc.is_in(originals, value_set=now["id"])))
@@ -140,11 +142,18 @@ def _placed(paths: dict[str, Path], source: Path, now: pa.Table, before: pa.Tabl
 
 
 def _apart(
-    paths: dict[str, Path], now: pa.Table, before: pa.Table, place: npt.NDArray[np.int64], task: Rows
+    paths: dict[str, Path], now: pa.Table, before: pa.Table, place: npt.NDArray[np.int64], limits: Any, task: "Rows"
 ) -> Iterator[Promise]:
     """Nothing that belongs together is in two splits, and what a source declares is kept."""
     groups = pc.dictionary_encode(now["group"].combine_chunks()).indices.to_numpy()
-    yield none_of("groups_apart", "no group is in two splits", named(now["id"], _across(groups, place)))
+    shared = named(now["id"], _across(groups, place))
+    if limits.max_shared_share:
+        says = "the share of rows whose group is in another split too is small enough"
+        yield Promise(
+            "groups_apart", says, share(len(shared), now.num_rows), maximum=limits.max_shared_share, rows=shared
+        )
+    else:
+        yield none_of("groups_apart", "no group is in two splits", shared)
     contents = np.concatenate([hashes(path, list(task.IDENTITY)) for path in paths.values()])
     says = f"no two rows with the same {' and '.join(task.IDENTITY)} are in two splits"
     yield none_of("duplicates_apart", says, named(now["id"], _across(contents, place)))
@@ -160,7 +169,7 @@ def _apart(
     yield none_of("declared_splits_kept", says, _ids(now, moved))
 
 
-def _stratum_difference(paths: dict[str, Path], task: Rows) -> float | None:
+def _stratum_difference(paths: dict[str, Path], task: "Rows") -> float | None:
     """The largest difference between a kind's share of a split and its share of all rows (children apart)."""
     counts = []
     for path in paths.values():

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core import tasks
 from trainwright.core.params import Pipeline
 from trainwright.report import said as words
 from trainwright.report.said import Said, Span
-from trainwright.tasks.interface import Rows
+from trainwright.rows import tables
+
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
 AROUND = 160  # characters of a text that are shown on either side of a span
 BEGINNING = 480  # of a text without spans
@@ -176,11 +178,11 @@ def _close(ids: list[str], alternatives: list[list[tuple[Said, float]]]) -> list
 class _Rows:
     """The few rows to be shown, by id."""
 
-    task: Rows
+    task: "Rows"
     rows: dict[str, dict[str, Any]]
 
     @classmethod
-    def read(cls, path: Path, task: Rows, ids: list[str], places: list[Any]) -> "_Rows":
+    def read(cls, path: Path, task: "Rows", ids: list[str], places: list[Any]) -> "_Rows":
         wanted = pa.array([ids[place] for place in places], pa.string())
         parts = [batch.filter(pc.is_in(batch["id"], value_set=wanted)) for batch in tables.batches(path)]
         return cls(task, {row["id"]: row for part in parts for row in part.to_pylist()})

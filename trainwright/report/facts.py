@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.errors import InputError
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.process import Run
 from trainwright.engine import base_model
 from trainwright.report import examples
 from trainwright.report.examples import Mistake, Torn
+from trainwright.rows import tables
 from trainwright.scoring import wording
 
 EARLIER = STAGES[:-1]

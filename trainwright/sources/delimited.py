@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows.tables import BATCH
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import Columns, Records, described
-from trainwright.tables import BATCH
 
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan|inf|infinity)))?$"

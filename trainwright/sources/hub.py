@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault, InputError, MachineryError, nearest
 from trainwright.core.params import Source
+from trainwright.rows.tables import BATCH, SPLITS
 from trainwright.sources.parquet import numbered
 from trainwright.sources.records import Columns, Records, conformed
-from trainwright.tables import BATCH, SPLITS
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows.tables import BATCH
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import Columns, Records, typed
 from trainwright.sources.strict_json import parse
-from trainwright.tables import BATCH
 
 
 def read(path: Path, file: str, columns: Columns) -> Records:

@@ -5,17 +5,20 @@ Which rows get one depends on their content and the seed alone, so that it stays
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
-from trainwright.tasks.interface import Rows, Text
+from trainwright.rows import tables
+from trainwright.rows.columns import Text
 from trainwright.text.noise import typing_noise
 from trainwright.text.paraphrase import paraphrase
+
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
 
 def eligible(rows: pa.Table) -> NDArray[np.bool_]:
@@ -25,7 +28,7 @@ def eligible(rows: pa.Table) -> NDArray[np.bool_]:
     return can
 
 
-def children(rows: pa.Table, task: Rows, kind: str, rate: float, seed: int) -> tuple[pa.Table, NDArray[np.int64]]:
+def children(rows: pa.Table, task: "Rows", kind: str, rate: float, seed: int) -> tuple[pa.Table, NDArray[np.int64]]:
     """Children of one kind for a share `rate` of the eligible rows, and the place of each one's parent.
 
     A chosen row in which nothing can be changed has no child (a question that no rule fits), nor has one whose
@@ -44,17 +47,17 @@ def children(rows: pa.Table, task: Rows, kind: str, rate: float, seed: int) -> t
     return table.filter(pa.array(new)), np.array(parents, dtype=np.int64)[new]
 
 
-def passages(task: Rows) -> list[Text]:
+def passages(task: "Rows") -> list[Text]:
     """The texts that are not questions, nor lists: what a row may be answered with stays as it is."""
     texts = (text for text in task.TEXTS if text.augment and text.column not in task.QUESTIONS)
     return [text for text in texts if not _several(task, text)]
 
 
-def _several(task: Rows, text: Text) -> bool:
+def _several(task: "Rows", text: Text) -> bool:
     return bool(pa.types.is_list(task.SCHEMA.field(text.column).type))
 
 
-def _noise(row: dict[str, Any], task: Rows, random: np.random.Generator) -> bool:
+def _noise(row: dict[str, Any], task: "Rows", random: np.random.Generator) -> bool:
     """Put typing errors into every passage of a row, in place; whether there are any."""
     changed = False
     for text in passages(task):
@@ -71,14 +74,14 @@ def _noise(row: dict[str, Any], task: Rows, random: np.random.Generator) -> bool
     return changed
 
 
-def _paraphrase(row: dict[str, Any], task: Rows, random: np.random.Generator) -> bool:
+def _paraphrase(row: dict[str, Any], task: "Rows", random: np.random.Generator) -> bool:
     """Say every question of a row in other words, in place; whether a rule fits."""
     said = {name: paraphrase(row[name], int(random.integers(2**31))) for name in task.QUESTIONS}
     row.update({name: question for name, question in said.items() if question})
     return any(said.values())
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Rows, np.random.Generator], bool]] = {
+KINDS: dict[str, Callable[[dict[str, Any], "Rows", np.random.Generator], bool]] = {
     "noise": _noise,
     "paraphrase": _paraphrase,
 }

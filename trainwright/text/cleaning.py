@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.params import Cleaning
-from trainwright.tasks.interface import Text
+from trainwright.rows import tables
+from trainwright.rows.columns import Text
 from trainwright.text import edits
 from trainwright.text.edits import Edit, Edited
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trainwright.text import spans
+from trainwright.rows import spans
 
 Ints = NDArray[np.int64]
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import spans
 from trainwright.tasks.classification.params import Tokenization
-from trainwright.text import spans
 
 GOLD = ("label", "labels", "value")
 SCHEMA = pa.schema(

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
+from trainwright.rows import spans, tables
 from trainwright.scoring import calibration, classes
 from trainwright.tasks.classification.params import Postprocessing
-from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 

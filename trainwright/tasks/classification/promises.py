@@ -6,14 +6,13 @@ Each looks at what its stage wrote, and compares it with what stages before it w
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainwright import tables
 from trainwright.core.params import AugmentationGate, CleaningGate, EvaluationGate, SplittingGate, TrainingGate
 from trainwright.gates import models
 from trainwright.gates import rows as shared
@@ -34,10 +33,13 @@ from trainwright.gates.promises import (
     share,
     to_mask,
 )
+from trainwright.rows import tables
 from trainwright.tasks.classification import params, rows
-from trainwright.tasks.interface import Rows
 
-ROWS = cast(Rows, rows)
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
+
+ROWS = cast("Rows", rows)
 HEADLINES = {"label": ("accuracy", "macro_f1", "ece"), "labels": ("micro_f1", "ece"), "value": ("mae",)}
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.reading import (
+from trainwright.rows import tables
+from trainwright.rows.columns import Text
+from trainwright.rows.reading import (
     Faulty,
     as_text,
     check_ids,
@@ -33,7 +34,6 @@ from trainwright.reading import (
     sound_rows,
     whole,
 )
-from trainwright.tasks.interface import Text
 
 SCHEMA = pa.schema(
     [

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.scoring import calibration, classes, correlation
 from trainwright.scoring.intervals import interval, intervals, mean, means
 from trainwright.tasks.classification.params import Postprocessing
-from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import spans
 from trainwright.tasks.clm.params import Tokenization
-from trainwright.text import spans, unigrams
+from trainwright.text import unigrams
 from trainwright.text.words import tokens
 
 Ints = NDArray[np.int64]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.tasks.clm.params import Postprocessing
-from trainwright.text import spans
 
 SUMS = ("loss", "unigram", "right", "tokens", "characters", "bytes")
 SCHEMA = pa.schema(

@@ -6,14 +6,13 @@ Each looks at what its stage wrote, and compares it with what stages before it w
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.params import AugmentationGate, CleaningGate, EvaluationGate, SplittingGate, TrainingGate
 from trainwright.gates import models
 from trainwright.gates import rows as shared
@@ -33,11 +32,14 @@ from trainwright.gates.promises import (
     read_json_lines,
     share,
 )
+from trainwright.rows import tables
 from trainwright.tasks.clm import params, rows
-from trainwright.tasks.interface import Rows
+
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
 Ints = NDArray[np.int64]
-ROWS = cast(Rows, rows)
+ROWS = cast("Rows", rows)
 CHECKS = {
     "no_nulls": (nulls_in("id", "group", "text", "beginning"), "there is no null in id, group, text, beginning"),
     "no_empty_texts": (blank("text"), "no text is empty"),

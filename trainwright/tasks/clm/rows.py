@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault
-from trainwright.text import documents
-from trainwright.text.documents import IDENTITY, QUESTIONS, TEXTS, stratum
+from trainwright.rows import documents
+from trainwright.rows.documents import IDENTITY, QUESTIONS, TEXTS, stratum
 
 __all__ = ["COLUMNS", "IDENTITY", "QUESTIONS", "SCHEMA", "TEXTS", "from_source", "stratum"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import spans, tables
 from trainwright.tasks.mlm.params import Tokenization
-from trainwright.text import spans, unigrams
+from trainwright.text import unigrams
 from trainwright.text.words import Tokens, Truths, tokens
 
 Ints = NDArray[np.int64]

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.tasks.mlm.params import Postprocessing
-from trainwright.text import spans
 
 Ints = NDArray[np.int64]
 

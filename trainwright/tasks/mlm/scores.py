@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.scoring.intervals import interval, mean
 from trainwright.tasks.mlm.params import Postprocessing
-from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -6,7 +6,7 @@ Each looks at what its stage wrote, and compares it with what stages before it w
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.params import AugmentationGate, CleaningGate, EvaluationGate, SplittingGate, TrainingGate
 from trainwright.gates import models
 from trainwright.gates import rows as shared
@@ -35,11 +34,14 @@ from trainwright.gates.promises import (
     share,
     to_mask,
 )
-from trainwright.tasks.interface import Rows
+from trainwright.rows import tables
 from trainwright.tasks.multiple_choice import params, rows
 
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
+
 Ints = NDArray[np.int64]
-ROWS = cast(Rows, rows)
+ROWS = cast("Rows", rows)
 REQUIRED = ("id", "group", "context", "question", "choices", "answer")
 SHARES = 1e-3  # by which probabilities that are summed may miss 1
 

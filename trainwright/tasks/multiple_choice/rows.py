@@ -20,10 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import reading, tables
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.reading import Faulty, Integers
-from trainwright.tasks.interface import Text
+from trainwright.rows import reading, tables
+from trainwright.rows.columns import Text
+from trainwright.rows.reading import Faulty, Integers
 
 SCHEMA = pa.schema(
     [

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import scripts, spans, tags
 from trainwright.tasks.ner.params import Tokenization
-from trainwright.text import scripts, spans, tags
 from trainwright.text.windows import Encoded, Ints, Windows, bounds, encode, lists, windows
 
 INTS = pa.list_(pa.int32())

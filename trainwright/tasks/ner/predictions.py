@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans, tags
 from trainwright.tasks.ner.params import Postprocessing
-from trainwright.text import spans, tags
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

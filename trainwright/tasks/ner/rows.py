@@ -20,10 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.tasks.interface import Text
-from trainwright.text import scripts, spans, tags
+from trainwright.rows import scripts, spans, tables, tags
+from trainwright.rows.columns import Text
 
 STARTS, STRINGS = pa.list_(pa.int32()), pa.list_(pa.string())
 SCHEMA = pa.schema(

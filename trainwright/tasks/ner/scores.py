@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.scoring import entities
 from trainwright.scoring.answers import UNSEGMENTED
 from trainwright.scoring.entities import Entities
 from trainwright.scoring.intervals import interval, mean
 from trainwright.tasks.ner.params import Postprocessing
-from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import spans
 from trainwright.tasks.qa.params import Tokenization
-from trainwright.text import spans
 
 Ints = NDArray[np.int64]
 

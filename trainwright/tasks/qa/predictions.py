@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
+from trainwright.rows import spans, tables
 from trainwright.scoring import answers
 from trainwright.tasks.qa.params import Postprocessing
-from trainwright.text import spans
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

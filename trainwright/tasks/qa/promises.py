@@ -6,14 +6,13 @@ Each looks at what its stage wrote, and compares it with what stages before it w
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.params import AugmentationGate, CleaningGate, EvaluationGate, SplittingGate, TrainingGate
 from trainwright.gates import models
 from trainwright.gates import rows as shared
@@ -36,11 +35,14 @@ from trainwright.gates.promises import (
     strings,
     to_mask,
 )
-from trainwright.tasks.interface import Rows
+from trainwright.rows import tables
 from trainwright.tasks.qa import params, rows
 
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
+
 Ints = NDArray[np.int64]
-ROWS = cast(Rows, rows)
+ROWS = cast("Rows", rows)
 REQUIRED = ("id", "group", "title", "context", "question", "answer_start", "answer_text")
 CHECKS = {
     "no_nulls": (nulls_in(*REQUIRED), f"there is no null in {', '.join(REQUIRED)}"),

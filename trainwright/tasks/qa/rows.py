@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.reading import (
+from trainwright.rows import tables
+from trainwright.rows.columns import Text
+from trainwright.rows.reading import (
     Faulty,
     Integers,
     as_text,
@@ -30,7 +31,6 @@ from trainwright.reading import (
     sound_rows,
     whole,
 )
-from trainwright.tasks.interface import Text
 
 SCHEMA = pa.schema(
     [

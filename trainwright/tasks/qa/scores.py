@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.scoring import answers
 from trainwright.scoring.intervals import interval, mean, means
 from trainwright.tasks.qa.params import Postprocessing
-from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 A row with a target is one feature: its source and its target, each with the tokenizer's special tokens and cut at
 its limit. A plain text is cut into windows of about equal size, each as long at most as fits both limits once spans
 are dropped; windows are stored whole, and what is dropped of them is drawn when a batch is made (see
-`trainwright/text/corruption.py`). A plain text that holds sentinels already is one feature, as it stands.
+`trainwright/rows/corruption.py`). A plain text that holds sentinels already is one feature, as it stands.
 
 No padding is stored: that is for whoever collates a batch.
 """
@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.rows import corruption, spans
 from trainwright.tasks.seq2seq.params import Tokenization
-from trainwright.text import corruption, spans
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainwright.text import corruption
+from trainwright.rows import corruption
 
 AUTO_CLASS = "AutoModelForSeq2SeqLM"
 IGNORED = -100  # the label of padding, which no loss counts

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.params import AugmentationGate, CleaningGate, EvaluationGate, SplittingGate, TrainingGate
 from trainwright.gates import models
 from trainwright.gates import rows as shared
@@ -35,12 +34,14 @@ from trainwright.gates.promises import (
     share,
     to_mask,
 )
-from trainwright.tasks.interface import Rows
+from trainwright.rows import corruption, tables
 from trainwright.tasks.seq2seq import params, rows
-from trainwright.text import corruption
+
+if TYPE_CHECKING:
+    from trainwright.tasks.interface import Rows
 
 Ints = NDArray[np.int64]
-ROWS = cast(Rows, rows)
+ROWS = cast("Rows", rows)
 SCORES = ("exact", "f1", "rouge_l", "chrf")
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.tasks.interface import Text
-from trainwright.text import documents
+from trainwright.rows import documents, tables
+from trainwright.rows.columns import Text
 
 SCHEMA = pa.schema(
     [

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.rows import spans
 from trainwright.scoring import answers, generation
 from trainwright.scoring.intervals import Statistic, interval, mean, means
 from trainwright.tasks.seq2seq.params import Postprocessing
-from trainwright.text import spans
 
 Floats = NDArray[np.float64]
 

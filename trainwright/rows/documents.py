@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainwright import tables
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.reading import (
+from trainwright.rows import tables
+from trainwright.rows.columns import Text
+from trainwright.rows.reading import (
     Faulty,
     as_text,
     check_ids,
@@ -24,7 +25,6 @@ from trainwright.reading import (
     note_texts,
     sound_rows,
 )
-from trainwright.tasks.interface import Text
 
 SCHEMA = pa.schema([*tables.COMMON, pa.field("text", pa.string(), nullable=False)])
 TEXTS = (Text("text"),)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright import tables
 from trainwright.core.errors import Fault
+from trainwright.rows import tables
 
 Integers = NDArray[np.int64]
 
