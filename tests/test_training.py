@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainwright.core import process
 from trainwright.core.errors import InputError, MachineryError
 from trainwright.core.layout import digest
 from trainwright.core.params import Training, TrainingGate
@@ -188,6 +190,16 @@ def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(bytes(content))
+
+
+def test_a_terminal_has_a_bar_with_the_loss_beside_it_and_epochs_in_words(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(process.TERMINAL, "1")
+    run_training(tiny, tmp_path, SETTINGS.model_copy(update={"epochs": 2}))
+    said = capsys.readouterr()
+    assert re.search(r"50/50 .*loss \d\.\d{3}\]", said.err)
+    told = said.out + said.err
+    assert re.findall(r"training: epoch (\d) of 2: validation loss \d\.\d{3}, [\d.]+% exact", told) == ["1", "2"]
+    assert "{'" not in told
 
 
 def test_a_checkpoint_of_another_number_of_threads_is_not_resumed(tiny, tmp_path, capsys):

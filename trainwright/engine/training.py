@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.params import Training
@@ -173,6 +173,9 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         # Some models divide their loss by the examples of all accumulated batches and others do not: none is asked to.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(transformers.PrinterCallback)
+        if not arguments.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(_Bar)
         self.progress = _Progress(self)
         self.add_callback(self.progress)
 
@@ -340,11 +343,7 @@ class _Progress(TrainerCallback):
         if not self.trainer.args.disable_tqdm:
             return
         if "eval_loss" in entry:
-            print(
-                f"training: epoch {entry['epoch']:.0f} of {self.trainer.params.epochs}: validation loss "
-                f"{entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% exact",
-                flush=True,
-            )
+            print(_epoch_in_words(entry, self.trainer.params.epochs), flush=True)
         elif "loss" in entry:
             print(f"training: step {state.global_step} of {state.max_steps}, loss {entry['loss']:.3f}", flush=True)
 
@@ -369,6 +368,24 @@ class _Progress(TrainerCallback):
                 self.live.log_metric(name, float(entry[key]))
         if any(key in names for key in entry):
             self.live.make_summary()
+
+
+class _Bar(ProgressCallback):  # type: ignore[misc,unused-ignore]
+    """The stock progress bar, with the loss beside it and the lines of epochs above it, instead of dictionaries."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        entry = state.log_history[-1]
+        if self.training_bar is None:
+            return
+        if "eval_loss" in entry:
+            self.training_bar.write(_epoch_in_words(entry, int(args.num_train_epochs)))
+        elif "loss" in entry:
+            self.training_bar.set_postfix_str(f"loss {entry['loss']:.3f}")
+
+
+def _epoch_in_words(entry: Mapping[str, float], epochs: int) -> str:
+    found = f"validation loss {entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% exact"
+    return f"training: epoch {entry['epoch']:.0f} of {epochs}: {found}"
 
 
 def write_facts(facts: dict[str, Any], path: Path) -> None:
