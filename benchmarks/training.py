@@ -150,8 +150,7 @@ def unpacked(case: Case) -> list[Batch]:
     """Every text of the blocks by itself, in random order, padded to the longest of its batch."""
     import torch
 
-    columns = (case.features[name].combine_chunks().flatten().to_numpy() for name in ("input_ids", "position"))
-    ids, position = columns
+    ids, position = (case.features[name].combine_chunks().flatten().to_numpy() for name in ("input_ids", "position"))
     texts = np.split(ids.astype(np.int64), np.flatnonzero(position == 0)[1:])
     order = np.random.default_rng(0).permutation(len(texts))
     batches = []

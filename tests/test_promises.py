@@ -816,7 +816,9 @@ def test_a_split_that_the_source_lacks_may_be_cut_out_of_train_and_one_that_it_h
     assert sorted(failed["declared_splits_kept"]) == sorted(held_out[1:])
 
 
-def test_rows_of_one_group_may_be_in_two_splits_up_to_the_share_that_the_pipeline_allows(project: Project) -> None:
+def test_rows_of_one_group_may_be_in_two_declared_splits_up_to_an_allowed_share(
+    project: Project,
+) -> None:
     swap_split(project)
     section = project.params.gates.splitting
 
@@ -826,6 +828,13 @@ def test_rows_of_one_group_may_be_in_two_splits_up_to_the_share_that_the_pipelin
         )
         return Project(project.layout, project.params.model_copy(update={"gates": gates})).verdict("splitting")
 
+    def declare(records: list[dict]) -> None:
+        for record in records:
+            record["split"] = "train"
+
+    assert "groups_apart" in {judged.promise.name for judged in verdict(0.5).failed}  # nobody declared these splits
+    for split in tables.SPLITS:
+        edit(f"{split}.parquet", declare, SPLITS)(project)
     assert "groups_apart" not in {judged.promise.name for judged in verdict(0.5).failed}
     failed = {judged.promise.name: judged.promise.rows for judged in verdict(0.01).failed}
     assert sorted(failed["groups_apart"]) == ["q10-0", "q10-1", "q10-2"]

@@ -147,11 +147,10 @@ def _apart(
     """Nothing that belongs together is in two splits, and what a source declares is kept."""
     groups = pc.dictionary_encode(now["group"].combine_chunks()).indices.to_numpy()
     shared = named(now["id"], _across(groups, place))
-    if limits.max_shared_share:
-        says = "the share of rows whose group is in another split too is small enough"
-        yield Promise(
-            "groups_apart", says, share(len(shared), now.num_rows), maximum=limits.max_shared_share, rows=shared
-        )
+    if limits.max_shared_share and now["split"].null_count < now.num_rows:  # what is split here has no excuse
+        says = "the share of rows whose group is in another declared split is small enough"
+        value = share(len(shared), now.num_rows)
+        yield Promise("groups_apart", says, value, maximum=limits.max_shared_share, rows=shared)
     else:
         yield none_of("groups_apart", "no group is in two splits", shared)
     contents = np.concatenate([hashes(path, list(task.IDENTITY)) for path in paths.values()])
