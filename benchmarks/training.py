@@ -105,7 +105,7 @@ def loop(case: Case, batches: list[Batch], precision: str) -> float:
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(batches))
     for batch in batches:
         with autocast(precision, model.device.type):
-            loss = case.part.loss(model(**batch), batch)
+            loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -72,6 +72,41 @@ def test_loss_and_perplexity_are_torchmetrics_own_over_uneven_batches(evaluated)
     assert measured["tokens"] == sum(len(row) for row in found["loss"].to_pylist())
 
 
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        ("Bert", {}),
+        ("Roberta", {}),
+        ("Albert", {"embedding_size": 16}),
+        ("Electra", {"embedding_size": 16}),
+        ("DebertaV2", {"legacy": False}),  # multiplies by its embeddings without calling a head
+        ("DebertaV2", {"legacy": True}),
+        ("DistilBert", {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 32}),
+        ("ModernBert", {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1}),
+        ("MPNet", {}),
+    ],
+)
+def test_logits_of_the_chosen_tokens_alone_give_the_model_s_own_loss_and_gradients(family, sizes):
+    import torch
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32} | sizes
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(WORD_PIECE), max_position_embeddings=80, **sizes)
+    torch.manual_seed(0)
+    network = getattr(transformers, f"{family}ForMaskedLM")(config).eval()
+    made = windows(["the unaffordable river", PASSAGES[0], "a word"], WORD_PIECE, max_length=64)
+    given = model.collate(FeatureTable(made).__getitems__([0, 1, 2]), WORD_PIECE, True)
+    given.pop("token_type_ids")
+    gradients = []
+    for run in (lambda: network(**given).loss, lambda: model.loss(model.forward(network, given), given)):
+        network.zero_grad()
+        loss = run()
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert len(model.forward(network, given).logits) == int((given["labels"] != model.IGNORED).sum())
+
+
 def test_label_smoothing_leaves_the_loss_of_evaluation_as_it_is(evaluated):
     """Smoothing reads `targets`; what evaluation sums is `loss`, which equals their plain cross entropy."""
     import torch
@@ -80,13 +115,13 @@ def test_label_smoothing_leaves_the_loss_of_evaluation_as_it_is(evaluated):
     network, _, made, _, _ = evaluated
     given = model.collate(FeatureTable(made).__getitems__([0, 1, 2]), WORD_PIECE, True)
     with torch.inference_mode():
-        output = network(**given)
+        output = model.forward(network, given)
     ((logits, labels),) = model.targets(output, given)
     right, count = model.agreement(output, given)
     assert (len(labels), right) == (count, float((logits.argmax(-1) == labels).sum()))
     assert float(model.loss(output, given)) == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
     smoothed = cross_entropy(logits, labels, label_smoothing=0.1)
-    assert abs(float(smoothed) - float(output.loss)) > 1e-3
+    assert abs(float(smoothed) - float(model.loss(output, given))) > 1e-3
 
 
 def test_candidates_are_the_best_of_all_combinations_of_a_blank_s_tokens():

@@ -132,7 +132,7 @@ def forward(
         batch = part.collate(features.__getitems__(chosen), tokenizer, labels)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.inference_mode(), autocast(precision, device.type):
-            yield chosen, model(**batch), batch
+            yield chosen, part.forward(model, batch), batch
 
 
 def raw_outputs(

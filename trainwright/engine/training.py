@@ -256,7 +256,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     ) -> Any:
         """The task's loss, or that of smoothed labels; a teacher's softer ones besides."""
         params, part = self.params, self.job.part
-        output = model(**inputs)
+        output = part.forward(model, inputs)
         pairs: Any = part.targets(output, inputs) if params.label_smoothing or self.teacher else None
         if pairs == []:
             field = "training.teacher" if self.teacher else "training.label_smoothing"
@@ -265,7 +265,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         loss = losses.smoothed(pairs, params.label_smoothing) if params.label_smoothing else part.loss(output, inputs)
         if self.teacher is not None:
             with torch.no_grad():
-                wanted = part.targets(self.teacher(**inputs), inputs)
+                wanted = part.targets(part.forward(self.teacher, inputs), inputs)
             soft = losses.distilled(pairs, wanted, params.temperature)
             loss = (1 - params.teacher_weight) * loss + params.teacher_weight * soft
         return (loss, output) if return_outputs else loss

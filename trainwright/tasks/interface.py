@@ -72,6 +72,9 @@ class Model(Protocol):
         the feature's own content and its draw, so that a resumed run and another batch size draw the same.
         """
 
+    def forward(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        """The model's output for a batch, with its loss where the batch has labels."""
+
     def loss(self, output: Any, batch: Mapping[str, Any]) -> Any:
         """The mean loss of a batch with labels, a tensor: `output.loss` where the model's own is what is meant."""
 

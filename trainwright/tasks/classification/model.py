@@ -60,6 +60,10 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool)
     return batch
 
 
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    return model(**batch)
+
+
 def loss(output: Any, batch: Mapping[str, Any]) -> Any:
     """Cross entropy of one label, of each of several labels by itself, or the squared error of a scaled number.
 

@@ -54,6 +54,10 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool)
     return batch | ({"labels": torch.from_numpy(wanted)} if labels else {})
 
 
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    return model(**batch)
+
+
 def loss(output: Any, batch: Mapping[str, Any]) -> Any:  # noqa: ARG001
     return output.loss
 

@@ -123,15 +123,36 @@ def _flat(features: Sequence[Mapping[str, Any]], name: str) -> Ints:
     return np.concatenate([feature[name] for feature in features]).astype(np.int64)
 
 
-def loss(output: Any, batch: Mapping[str, Any]) -> Any:  # noqa: ARG001
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    """The output with logits (tokens, vocabulary) of the chosen tokens alone: the others' would be more than half of
+    a small model's work. Without labels, of all tokens (batch, longest, vocabulary).
+    """
+    if "labels" not in batch:
+        return model(**batch)
+    chosen = batch["labels"] != IGNORED
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][chosen],)) if head is not None else None
+    try:
+        output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+    finally:
+        if hook is not None:
+            hook.remove()
+    if output.logits.dim() > 2:  # a model that multiplies by its embeddings without calling a head
+        output.logits = output.logits[chosen]
+    return output
+
+
+def loss(output: Any, batch: Mapping[str, Any]) -> Any:
     """The cross entropy in nats, its mean over the chosen tokens."""
-    return output.loss
+    from torch.nn.functional import cross_entropy
+
+    ((logits, right),) = targets(output, batch)
+    return cross_entropy(logits.float(), right)
 
 
 def targets(output: Any, batch: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """The logits (tokens, vocabulary) of the chosen tokens of a batch, and the right ones."""
-    chosen = batch["labels"] != IGNORED
-    return [(output.logits[chosen], batch["labels"][chosen])]
+    return [(output.logits, batch["labels"][batch["labels"] != IGNORED])]
 
 
 def agreement(output: Any, batch: Mapping[str, Any]) -> tuple[float, int]:
@@ -158,8 +179,8 @@ def outputs(
     gold = batch["labels"].cpu().numpy() if "labels" in batch else None
     chosen = gold != IGNORED if gold is not None else given == tokenizer.mask_token_id
     window, column = np.nonzero(chosen)
-    logits = output.logits[torch.from_numpy(chosen).to(output.logits.device)].float()
-    scores = torch.log_softmax(logits, dim=-1).cpu()
+    logits = output.logits if gold is not None else output.logits[batch["input_ids"] == tokenizer.mask_token_id]
+    scores = torch.log_softmax(logits.float(), dim=-1).cpu()
     best = torch.topk(scores, min(params.top, scores.shape[1]), dim=-1)
     place = column - _padding(batch, features)[window]
     right = gold[chosen] if gold is not None else np.full(len(window), -1)

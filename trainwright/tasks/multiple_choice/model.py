@@ -57,6 +57,10 @@ def settings(learned: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     return {}
 
 
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    return model(**batch)
+
+
 def loss(output: Any, batch: Mapping[str, Any]) -> Any:
     """Mean cross entropy over the choices that each question has; the model's own would count padding among them."""
     from torch.nn.functional import cross_entropy

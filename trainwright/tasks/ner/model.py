@@ -53,6 +53,10 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool)
     return {name: torch.from_numpy(matrix) for name, matrix in matrices.items()}
 
 
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    return model(**batch)
+
+
 def loss(output: Any, batch: Mapping[str, Any]) -> Any:
     """The mean cross entropy of the words with a known label; 0 of a batch without any."""
     import torch

@@ -49,6 +49,10 @@ def settings(learned: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     return {}
 
 
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    return model(**batch)
+
+
 def loss(output: Any, batch: Mapping[str, Any]) -> Any:  # noqa: ARG001
     """The mean cross entropy of start and end."""
     return output.loss

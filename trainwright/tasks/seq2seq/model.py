@@ -62,6 +62,10 @@ def _padded(parts: Sequence[Any], value: int) -> Any:
     return matrix
 
 
+def forward(model: Any, batch: Mapping[str, Any]) -> Any:
+    return model(**batch)
+
+
 def loss(output: Any, batch: Mapping[str, Any]) -> Any:  # noqa: ARG001
     """The model's own: the mean over all target tokens."""
     return output.loss
