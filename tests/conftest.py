@@ -1,5 +1,6 @@
 """What several test files share: small DVC projects whose stages are a line of shell or Python, and one Prefect API."""
 
+import importlib
 import json
 import os
 import signal
@@ -13,6 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from flows import pinning
+from trainwright.core import params
+from trainwright.core.layout import STAGES, Layout
+from trainwright.core.process import Run
+from trainwright.gates import runner
+
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect of ours
 settings.load_profile("untimed")
 
@@ -24,6 +31,20 @@ while True:
     print("beat", flush=True)
     time.sleep(0.05)
 """
+
+
+def ran(root: Path, section: dict[str, Any]) -> Run:
+    """A project in `root`, with one pipeline `tiny`, whose every stage and gate has run in this process."""
+    (root / "params.yaml").write_text(json.dumps({"pipelines": {"tiny": section}}))
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        run = Run(Layout(root, "tiny"), params.load(root / "params.yaml").pipeline("tiny"))
+        pinning.ensure(run.layout, run.params)
+        for stage in STAGES:
+            importlib.import_module(f"stages.{stage}").main(run)
+            runner.run(run.layout, run.params, stage)
+    return run
 
 
 class Toy:

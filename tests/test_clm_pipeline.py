@@ -1,7 +1,6 @@
 """Causal language modelling from a text file to a published folder: documents in pieces of bytes, and one stream by
 characters; what its gates refuse; what the published models write."""
 
-import importlib
 import json
 import math
 import shutil
@@ -12,9 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import ROOT, ran
 
-from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
 from trainwright.core.process import Run
 from trainwright.engine import answering
@@ -52,18 +50,7 @@ STREAM = {
 def finished(root: Path, section: dict[str, Any]) -> Run:
     """A project whose every stage and gate has run."""
     (root / "texts.txt").write_text("\n\n".join(PASSAGES) + "\n", encoding="utf-8")
-    (root / "params.yaml").write_text(json.dumps({"pipelines": {"tiny": section}}))
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        from flows import pinning
-
-        run = Run(Layout(root, "tiny"), params.load(root / "params.yaml").pipeline("tiny"))
-        pinning.ensure(run.layout, run.params)
-        for stage in STAGES:
-            importlib.import_module(f"stages.{stage}").main(run)
-            runner.run(run.layout, run.params, stage)
-    return run
+    return ran(root, section)
 
 
 @pytest.fixture(scope="module")

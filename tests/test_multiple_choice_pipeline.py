@@ -1,6 +1,5 @@
 """A small pipeline of multiple choice runs whole, its model answers a file, and its gates refuse planted defects."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import ran
 from test_multiple_choice import COLOURS, lines, tiny, tokenizer
 
 from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
-from trainwright.core.process import Run
 from trainwright.engine import answering
 from trainwright.gates import runner
 from trainwright.rows import tables
@@ -57,17 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "questions.jsonl").write_text(lines(*records))
     tiny().save_pretrained(root / "base")
     tokenizer().save_pretrained(root / "base")
-    (root / "params.yaml").write_text(json.dumps({"pipelines": {"tiny": PIPELINE}}))
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        from flows import pinning
-
-        layout, section = project(root)
-        pinning.ensure(layout, section)
-        for stage in STAGES:
-            importlib.import_module(f"stages.{stage}").main(Run(layout, section))
-            runner.run(layout, section, stage)
+    ran(root, PIPELINE)
     return root
 
 

@@ -1,6 +1,5 @@
 """Small pipelines of text to text run whole, their models generate for a file, and their gates refuse defects."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import ran
 
 from trainwright.core import params
 from trainwright.core.layout import STAGES, Layout
-from trainwright.core.process import Run
 from trainwright.engine import answering
 from trainwright.gates import runner
 from trainwright.rows import tables
@@ -60,17 +59,7 @@ def finished(root: Path, kind: str) -> Path:
     """A project whose every stage and gate has run."""
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records(kind))
     (root / "rows.jsonl").write_text(lines, encoding="utf-8")
-    (root / "params.yaml").write_text(json.dumps({"pipelines": {"tiny": PIPELINE}}))
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        from flows import pinning
-
-        layout, section = project(root)
-        pinning.ensure(layout, section)
-        for stage in STAGES:
-            importlib.import_module(f"stages.{stage}").main(Run(layout, section))
-            runner.run(layout, section, stage)
+    ran(root, PIPELINE)
     return root
 
 
