@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Toy, wait
+from conftest import BEAT, ROOT, Toy, wait
 
 CODE = """
 import time
@@ -56,3 +56,21 @@ def test_ctrl_c_ends_a_stage_with_one_line_and_nothing_half_written(toy: Toy, co
     failure = json.loads((toy.root / ".trainwright/failures/sample-qa/cleaning.json").read_text())
     assert failure["exit_code"] == 130
     assert child.returncode == 130 if "stage.py" in command else child.returncode != 0
+
+
+def test_ctrl_c_while_a_stage_still_imports_ends_it_without_a_traceback(toy: Toy) -> None:
+    """An import that never ends stands in for the seconds that the libraries take."""
+    toy.write("pyarrow/__init__.py", f"{BEAT.replace('sys.argv[1]', repr('pid'))}")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "stages.ingestion", "toy"],
+        cwd=toy.root,
+        env={**os.environ, "PYTHONPATH": f"{toy.root}:{ROOT}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=foreground,  # noqa: PLW1509
+    )
+    toy.beating()
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.communicate(timeout=60)[1] == ""
+    assert child.returncode == -signal.SIGINT

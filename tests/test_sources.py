@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trainwright import sources
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Source
+from trainwright.tasks.classification import rows as classification
 from trainwright.tasks.qa import rows
 
 CONTEXT = "Ann met Bob in Rome. Bob left."
@@ -135,6 +136,30 @@ def test_columns_can_change_places(tmp_path: Path) -> None:
     content = "context,question,answer\nWhom?,Ann met Bob.,Bob\n"
     table, _ = read(tmp_path, "a.csv", content, columns={"context": "question", "question": "context"})
     assert table.column("context").to_pylist() == ["Ann met Bob."]
+
+
+def test_texts_of_several_columns_are_joined(tmp_path: Path) -> None:
+    """In every form; where one of them has no text, the row has none."""
+    columns = {"text": ["word", "sentence1"], "text_b": "sentence2"}
+    sentences = {"sentence1": ["By the bank.", "b"], "sentence2": ["A bank fails.", "c"]}
+    table = pa.table({"word": ["bank", None], **sentences, "label": ["0", "1"]})
+    pq.write_table(table.set_column(0, "word", table["word"].dictionary_encode()), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    for form in ("parquet", "jsonl"):
+        source = Source(uri=f"a.{form}", format=form, columns=columns)  # type: ignore[arg-type]
+        found = sources.read(source, tmp_path, classification.COLUMNS)
+        assert found["text"].to_pylist() == ["bank: By the bank.", None]
+        _, faults = classification.from_source(found, f"a.{form}")
+        assert [(fault.field, fault.row) for fault in faults] == [("text", found["place"][1].as_py())]
+
+
+def test_columns_are_joined_only_where_each_is_there_and_a_text_is_wanted(tmp_path: Path) -> None:
+    content = "word,question,answer\na,b,a\n"
+    missing = refused(lambda: read(tmp_path, "a.csv", content, columns={"context": ["word", "sentense"]}))
+    assert (missing.reason, missing.field) == ("there is no column 'sentense'", "source.columns.context")
+    starts = {"answer_start": ["word", "answer"]}
+    numbers = refused(lambda: read(tmp_path, "a.csv", content, columns=starts))
+    assert (numbers.file, numbers.reason) == ("params.yaml", "columns are joined where a text is wanted")
 
 
 def test_files_of_a_folder_become_the_declared_splits(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ class Stream(Section):
 class Source(Section):
     """Where rows come from. `uri` is a path (read from the project's root) or `hub:owner/name`.
 
-    `columns` maps our column names to the source's (`{context: passage, question: query}`);
+    `columns` maps our column names to the source's (`{context: passage, question: query}`); texts of several columns
+    are joined by a colon and a space (`{text: [word, sentence]}`);
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
     `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not); its rows
     are to be left as they are: `cleaning: {whitespace: false, duplicates: false}`, no `augmentation.typing_noise`.
@@ -70,7 +71,7 @@ class Source(Section):
     format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "text", "conll", "hub"]
     revision: str | None = None
     configuration: str | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
     splits: dict[Literal["train", "validation", "test"], str] = {}
     stream: Stream | None = None
     separator: Annotated[str, Field(min_length=1)] | None = None

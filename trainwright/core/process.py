@@ -61,6 +61,8 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
     flow in the layout's `failure` file.
     """
     die_with_parent()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as stages/__init__.py leaves it; not where it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if len(sys.argv) < 2:
         print(f"usage: python -m stages.{name} PIPELINE", file=sys.stderr)
         sys.exit(2)

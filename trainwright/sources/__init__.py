@@ -15,8 +15,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.params import Source
@@ -40,6 +42,7 @@ SUFFIXES = {
     "text": (".txt", ".txt.gz"),
     "conll": (".conll", ".conll.gz", ".bio", ".iob"),
 }
+TEXT = (pa.string(),)
 PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
 
 
@@ -74,7 +77,11 @@ def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[s
         if ours not in columns:
             field = f"source.columns.{ours}"
             raise InputError(Fault("params.yaml", "unknown column", nearest(ours, columns), field=field))
-    wanted = {theirs: columns[ours] for ours, theirs in _names(source, columns).items()}
+        if isinstance(source.columns[ours], list) and pa.string() not in columns[ours]:
+            remedy, field = "Name one column.", f"source.columns.{ours}"
+            raise InputError(Fault("params.yaml", "columns are joined where a text is wanted", remedy, field=field))
+    names = _names(source, columns)
+    wanted = {n: columns[ours] if len(theirs) == 1 else TEXT for ours, theirs in names.items() for n in theirs}
     if source.format == "hub":
         parts = [(name, name, split, records) for name, split, records in hub.read(source, wanted)]
     else:
@@ -125,24 +132,28 @@ def _existing(name: str, path: Path, split: str | None) -> File:
     return File(name, path, split)
 
 
-def _names(source: Source, columns: Columns) -> dict[str, str]:
-    """The source's name of each of our columns. One that is mapped to ours is not also taken under its own name."""
-    taken = set(source.columns.values())
-    return {n: source.columns.get(n, n) for n in columns if n in source.columns or n not in taken}
+def _names(source: Source, columns: Columns) -> dict[str, list[str]]:
+    """The source's names of each of our columns. One that is mapped to ours is not also taken under its own name."""
+    mapped = {ours: [theirs] if isinstance(theirs, str) else theirs for ours, theirs in source.columns.items()}
+    taken = {name for theirs in mapped.values() for name in theirs}
+    return {n: mapped.get(n, [n]) for n in columns if n in mapped or n not in taken}
 
 
 def _table(source: Source, columns: Columns, records: Records, split: str | None, prefix: str) -> pa.Table:
     """Records under our names. The source's own column names, for a task's messages, and the scheme of its tags go
     along as metadata.
     """
-    for ours, theirs in source.columns.items():
-        if theirs not in records.found:
-            field = f"source.columns.{ours}"
-            raise InputError(
-                Fault(source.uri, f"there is no column {theirs!r}", nearest(theirs, records.found), field=field)
-            )
     names = _names(source, columns)
-    data = {ours: records.columns[theirs] for ours, theirs in names.items() if theirs in records.columns}
+    for ours in source.columns:
+        for theirs in names[ours]:
+            if theirs not in records.found:
+                reason, remedy = f"there is no column {theirs!r}", nearest(theirs, records.found)
+                raise InputError(Fault(source.uri, reason, remedy, field=f"source.columns.{ours}"))
+    data = {
+        ours: _joined([records.columns[name] for name in parts])
+        for ours, parts in names.items()
+        if records.columns.keys() >= {*parts}
+    }
     if source.separator:
         data = {ours: listed(column, columns[ours], source.separator) for ours, column in data.items()}
     data["place"] = pa.array([f"{prefix}{place}" for place in records.places], pa.string())
@@ -153,3 +164,10 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
         problems = [records.problems.get(row) for row in range(count)]
         data["problem"] = pa.array([p and {"field": p[0], "reason": p[1]} for p in problems], PROBLEM)
     return pa.table(data).replace_schema_metadata({"columns": json.dumps(records.found), "tags": source.tags})
+
+
+def _joined(parts: list[Any]) -> Any:
+    """A column as it is; texts of several as one, null where one of them is."""
+    if len(parts) == 1:
+        return parts[0]
+    return pc.binary_join_element_wise(*(part.cast(pa.string()) for part in parts), ": ")
