@@ -143,6 +143,15 @@ def test_a_refusal_leaves_a_tombstone_and_every_row_in_a_report_out_of_dvcs_reac
         certificate.check(where, pipeline(), "ingestion")
 
 
+def test_a_refusal_says_where_in_the_source_a_row_stands(where: Layout) -> None:
+    places = pa.table({"id": ["q0", SCRIPT], "place": ["data[0]", "data[7].<b>"]})
+    tables.write(places, where.stage("ingestion") / "places.parquet")
+    assert f"    {SCRIPT} (data[7].<b>)\n" in refused(where)
+    report = where.refusal("ingestion")
+    assert json.loads((report / "report.json").read_text())["places"] == {SCRIPT: "data[7].<b>"}
+    assert "(data[7].&lt;b&gt;)</li>" in (report / "report.html").read_text()
+
+
 def test_all_failing_rows_are_listed_however_many(where: Layout) -> None:
     table = tables.read(where.stage("ingestion") / "rows.parquet")
     records = [record | {"answer_start": [0] * len(record["answer_start"])} for record in table.to_pylist()]

@@ -60,6 +60,19 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize("limit", [None, 20])
+def test_every_row_s_place_in_the_source_is_kept(tmp_path: Path, limit: int | None) -> None:
+    write(tmp_path, 100, bad=3)
+    with (tmp_path / "a.jsonl").open("a") as file:  # an id that is there already
+        file.write("\n" + json.dumps({"context": "Bob.", "question": "Who?", "answer": "Bob", "id": "50"}))
+    stage.main(run(tmp_path, limit, max_bad_share=0.1))
+    folder = tmp_path / "data/sample-qa/ingestion"
+    ids = pq.read_table(folder / "rows.parquet")["id"].to_pylist()
+    places = pq.read_table(folder / "places.parquet").to_pylist()
+    assert len(ids) == (limit or 97)
+    assert places == [{"id": id, "place": f"line {int(id) + 1}"} for id in ids]
+
+
 def test_few_bad_rows_go_to_quarantine(tmp_path: Path) -> None:
     write(tmp_path, 100, bad=1)
     stage.main(run(tmp_path))

@@ -268,6 +268,17 @@ def test_early_stopping_ends_training_and_keeps_the_best_weights(tiny, tmp_path)
     assert facts["validation"][-1]["epoch"] == facts["validation"][-3]["epoch"] + 2
 
 
+def test_the_best_weights_are_those_of_the_highest_agreement_where_that_is_asked_for(tiny, tmp_path):
+    """At a rate that is too high the loss soon rises, and agreement with it."""
+    settings = Training(epochs=6, batch_size=8, learning_rate=0.02, early_stopping=0, warmup=0.0, best_by="agreement")
+    trained = run_training(tiny, tmp_path, settings)
+    found = trained.facts["validation"]
+    best = max(found, key=lambda entry: entry["eval_agreement"])  # the first of several
+    assert best["eval_loss"] != min(entry["eval_loss"] for entry in found)
+    assert (trained.facts["best_step"], trained.facts["best_loss"]) == (best["step"], best["eval_loss"])
+    assert trained.weights.name == f"best-{best['step']}"
+
+
 def test_adamw_decays_weights_apart_from_the_gradient():
     """One step by hand after Loshchilov and Hutter (2019): θ − η·(m̂/(√v̂ + ε) + λθ)."""
     import torch

@@ -165,8 +165,9 @@ class Lora(Section):
 class Training(Section):
     """`warmup` is a share of all steps; `beta2` is the decay of AdamW's second moment; `checkpoint_every` counts
     optimizer steps; `freeze` reads like "embeddings, first 2"; `layer_decay` multiplies the learning rate once for
-    every layer below the top; `early_stopping` is the number of epochs without a better validation before training
-    ends (0: never).
+    every layer below the top; the weights kept are those of the best validation, by its loss or its agreement (the
+    share of predictions that are right), and `early_stopping` is the number of epochs without a better one before
+    training ends (0: never).
     `adapter: lora` trains an adapter beside the frozen base model. `teacher: pipeline:NAME` has the model learn from
     another one's softened probabilities as well: they weigh `teacher_weight`, at `temperature`.
     """
@@ -184,6 +185,7 @@ class Training(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze: Annotated[str, Field(pattern=r"^(|embeddings|first \d+|embeddings, first \d+)$")] = ""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    best_by: Literal["loss", "agreement"] = "loss"
     early_stopping: NATURAL = 2
     checkpoint_every: POSITIVE = 200
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None

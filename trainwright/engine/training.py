@@ -160,7 +160,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     def __init__(self, job: Job, model: Any, arguments: TrainingArguments, machine: dict[str, Any]) -> None:
         self.job, self.params, self.run_folder, self.machine = job, job.params, job.run, machine
         self.best: str | None = None
-        self.best_loss = float("inf")
+        self.best_measure = float("inf")  # the lower the better
         self.stale = 0
         self.teacher = _teacher(job, model)
         super().__init__(
@@ -191,7 +191,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             self.train()
             return
         folder, progress = found
-        self.best, self.best_loss, self.stale = progress["best"], progress["best_loss"], progress["stale"]
+        self.best, self.best_measure, self.stale = progress["best"], progress["best_measure"], progress["stale"]
         print(f"training: going on from {folder.name}", flush=True)
         if self.ended_early():
             self.state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
@@ -213,6 +213,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         history = self.state.log_history
         losses = [entry["loss"] for entry in history if "loss" in entry]
         validation = [entry for entry in history if "eval_loss" in entry]
+        best = int(self.best.rpartition("-")[2]) if self.best else None
         network: Any = self.model
         sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
         return {
@@ -221,8 +222,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if len(losses) > 1 else None,  # one loss says nothing of what was learnt
             "validation": [{k: e[k] for k in ("step", "epoch", "eval_loss", "eval_agreement")} for e in validation],
-            "best_loss": self.best_loss,
-            "best_step": int(self.best.rpartition("-")[2]) if self.best else None,
+            "best_loss": next((entry["eval_loss"] for entry in validation if entry["step"] == best), None),
+            "best_step": best,
             "parameters": sum(count for count, _ in sizes),
             "trained_parameters": sum(count for count, trained in sizes if trained),
             "accumulation": self.args.gradient_accumulation_steps,
@@ -284,23 +285,24 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             raise _diverged(f"the validation loss became {total} at step {self.state.global_step}")
         metrics = {"eval_loss": total / max(count, 1), "eval_agreement": 100 * right / max(count, 1)}
         self.log(metrics)
-        self._keep_if_best(metrics["eval_loss"])
+        self._keep_if_best(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _keep_if_best(self, loss: float) -> None:
+    def _keep_if_best(self, metrics: dict[str, float]) -> None:
         self.stale += 1
-        if loss < self.best_loss:
+        measure = metrics["eval_loss"] if self.params.best_by == "loss" else -metrics["eval_agreement"]
+        if measure < self.best_measure:
             name = f"best-{self.state.global_step}"
             shutil.rmtree(self.run_folder / name, ignore_errors=True)
             self.save_model(str(self.run_folder / name), _internal_call=True)
-            checkpoints.seal(self.run_folder / name, {"loss": loss})
-            self.best, self.best_loss, self.stale = name, loss, 0
+            checkpoints.seal(self.run_folder / name, {"loss": metrics["eval_loss"]})
+            self.best, self.best_measure, self.stale = name, measure, 0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = self.run_folder / f"checkpoint-{self.state.global_step}"
-        progress = {"best": self.best, "best_loss": self.best_loss, "stale": self.stale, "machine": self.machine}
+        progress = {"best": self.best, "best_measure": self.best_measure, "stale": self.stale, "machine": self.machine}
         checkpoints.seal(folder, progress)
         checkpoints.prune(self.run_folder)
 

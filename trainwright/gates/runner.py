@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.lib import ArrowException
 
 from trainwright.core import certificate, tasks
@@ -20,6 +22,7 @@ from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout, digest, write_file
 from trainwright.core.params import Pipeline
 from trainwright.gates.promises import Checked, Promise
+from trainwright.rows import tables
 
 SHOWN = 5
 Question = tuple[
@@ -73,9 +76,11 @@ def run(layout: Layout, params: Pipeline, gate: str) -> Verdict:
         shutil.rmtree(report, ignore_errors=True)
         return verdict
     certificate.refuse(layout, gate, verdict.result())
-    write_file(report / "report.json", json.dumps(verdict.result(rows=True), indent=2) + "\n")
-    write_file(report / "report.html", _page(verdict))
-    raise RefusedError(_words(verdict, report.relative_to(layout.root) / "report.json"))
+    places = _places(layout, {row for judged in verdict.failed for row in judged.promise.rows})
+    full = verdict.result(rows=True) | {"places": places}
+    write_file(report / "report.json", json.dumps(full, indent=2) + "\n")
+    write_file(report / "report.html", _page(full))
+    raise RefusedError(_words(verdict, places, report.relative_to(layout.root) / "report.json"))
 
 
 def judge(layout: Layout, params: Pipeline, gate: str) -> Verdict:
@@ -195,7 +200,18 @@ def observed(promise: dict[str, Any]) -> str:
     )
 
 
-def _words(verdict: Verdict, report: Path) -> str:
+def _places(layout: Layout, ids: set[str]) -> dict[str, str]:
+    """Where in the source the rows of these ids stand, as far as ingestion has said so. It is no evidence: what a gate
+    refuses, it refuses without."""
+    try:
+        known = tables.read(layout.stage("ingestion") / "places.parquet")
+    except (OSError, ArrowException):
+        return {}
+    found = known.filter(pc.is_in(known["id"], value_set=pa.array(sorted(ids), pa.string())))
+    return dict(zip(found["id"].to_pylist(), found["place"].to_pylist(), strict=True))
+
+
+def _words(verdict: Verdict, places: dict[str, str], report: Path) -> str:
     """The gate's own words: which promises, what was promised, what was seen, the first ids, where all are."""
     lines = [f"The {verdict.gate} gate of {verdict.pipeline} refused these data."]
     if not verdict.judged:
@@ -204,7 +220,9 @@ def _words(verdict: Verdict, report: Path) -> str:
         promise, stated = judged.promise, _stated(judged)
         lines.append(f"  {promise.name}: {promise.says}. Promised: {bounds(stated)}; seen: {observed(stated)}.")
         if promise.rows:
-            first = ", ".join(_plain(row) for row in promise.rows[:SHOWN])
+            first = ", ".join(
+                _plain(f"{row} ({places[row]})" if row in places else row) for row in promise.rows[:SHOWN]
+            )
             more = len(promise.rows) - SHOWN
             lines.append(f"    {first}{f', and {more:,} more' if more > 0 else ''}")
     lines.append(f"  All that breaks them is listed in {report} and, as a page, in {report.with_suffix('.html')}.")
@@ -216,11 +234,11 @@ def _plain(name: str) -> str:
     return (name if name.isprintable() else ascii(name))[:100]
 
 
-def _page(verdict: Verdict) -> str:
+def _page(result: dict[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
 
     pages = Environment(
         loader=PackageLoader("trainwright.gates", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     pages.filters |= {"bounds": bounds, "observed": observed}
-    return pages.get_template("refusal.html").render(verdict.result(rows=True))
+    return pages.get_template("refusal.html").render(result)

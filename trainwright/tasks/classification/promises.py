@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trainwright.tasks.interface import Rows
 
 ROWS = cast("Rows", rows)
+SHOWN = 5
 HEADLINES = {"label": ("accuracy", "macro_f1", "ece"), "labels": ("micro_f1", "ece"), "value": ("mae",)}
 
 
@@ -102,10 +103,18 @@ def _labels(table: pa.Table, limits: params.IngestionGate) -> Iterator[Promise]:
     most = share(max(counts.values(), default=0), table.num_rows)
     yield Promise("label_share", "not nearly all rows have the same label", most, maximum=limits.max_label_share)
     if limits.labels:
-        strange = owner[~to_mask(pc.is_in(names, value_set=pa.array(limits.labels)))]
-        says = f"every label is one of {', '.join(limits.labels)}"
+        others = ~to_mask(pc.is_in(names, value_set=pa.array(limits.labels)))
+        strange = owner[others]
+        says = f"every label is one of {', '.join(limits.labels)}{_others(names.filter(pa.array(others)))}"
         mask = np.isin(np.arange(table.num_rows), strange)
         yield none_of("labels_allowed", says, named(table["id"], mask))
+
+
+def _others(names: pa.Array) -> str:
+    """Some of the labels that are not allowed, in words."""
+    different = pc.unique(names).to_pylist()
+    more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+    return f", and none {', '.join(ascii(name)[:40] for name in different[:SHOWN])}{more}" if different else ""
 
 
 def _names(table: pa.Table) -> tuple[np.ndarray, pa.Array]:
