@@ -1,7 +1,7 @@
 """Training speed: our engine against a bare loop over the same batches, and against the example scripts' way.
 
     dvc repro tokenization_gate@sample-qa                    # its features, in any project with such a pipeline
-    python -m benchmarks.training --pipeline sample-qa [--project FOLDER] [--steps 20]
+    python -m benchmarks.training --pipeline sample-qa [--project FOLDER] [--steps 20] [--without WAY …]
 
 In one run, over the same features of that pipeline, in batches of the size that its params.yaml says:
   engine   trainwright.engine.training.train: batches of similar length, the precision this machine has, with
@@ -20,7 +20,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,8 +188,8 @@ def _full(batch: Batch, length: int) -> Batch:
     return {name: torch.nn.functional.pad(v, (0, missing)) if name in tokens else v for name, v in batch.items()}
 
 
-def measure(case: Case, precision: str) -> dict[str, float]:
-    """Tokens a second of each way."""
+def measure(case: Case, precision: str, without: Sequence[str]) -> dict[str, float]:
+    """Tokens a second of each way that is not left out."""
     bare, ways = similar(case), {"script": script(case)}
     if case.task == "clm":
         ways["unpacked"] = unpacked(case)
@@ -200,7 +200,7 @@ def measure(case: Case, precision: str) -> dict[str, float]:
         "bare": lambda: loop(case, bare, precision),
         **{name: lambda batches=batches: loop(case, batches, "float32") for name, batches in ways.items()},
     }
-    return {name: done.get(name, case.tokens) / turn() for name, turn in turns.items()}
+    return {name: done.get(name, case.tokens) / turn() for name, turn in turns.items() if name not in without}
 
 
 def main() -> None:
@@ -208,7 +208,11 @@ def main() -> None:
     parser.add_argument("--pipeline", default="sample-qa")
     parser.add_argument("--project", type=Path, default=Path.cwd())
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--without", nargs="*", default=[], choices=["bare", "script", "unpacked"])
     arguments = parser.parse_args()
+    import dvclive  # noqa: F401  (the first training of a process would read both within its seconds)
+
+    import trainwright.engine.training  # noqa: F401
     from trainwright.engine.prediction import resolve_precision
 
     chosen = case(arguments.project.resolve(), arguments.pipeline, arguments.steps)
@@ -218,7 +222,7 @@ def main() -> None:
         f"{chosen.task}: {len(lengths):,} examples of {min(lengths)} to {max(lengths)} tokens, on average "
         f"{np.mean(lengths):.0f}; batches of {chosen.batch}, {precision}"
     )
-    rounds = [measure(chosen, precision) for _ in range(2)]
+    rounds = [measure(chosen, precision, arguments.without) for _ in range(2)]
     for name in rounds[0]:
         print(f"{name:8} " + "  ".join(f"{found[name]:9,.0f}" for found in rounds) + "  tokens/s")
     for name in list(rounds[0])[1:]:
