@@ -18,6 +18,7 @@ from trainwright.core.layout import Layout, find_root
 
 if TYPE_CHECKING:
     from trainwright.core.params import Params
+    from trainwright.operations import Running
 
 INTERRUPTED = 130
 SHOWN = 10
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    root, params, names = _project(arguments.name)
+    root, params, _, names = _project(arguments.name)
     from flows import checking, dvc
 
     project, code = dvc.Project(root), 0
@@ -111,7 +112,7 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _refresh(arguments: argparse.Namespace) -> int:
-    root, params, _ = _project(arguments.name)
+    root, params, _, _ = _project(arguments.name)
     from flows import pinning
 
     for line in pinning.refresh(Layout(root, arguments.name), params.pipeline(arguments.name)):
@@ -121,7 +122,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Run one pipeline, or all: one that fails does not stop another, and the gravest exit code is ours."""
-    root, params, names = _project(arguments.name)
+    root, params, running, names = _project(arguments.name)
     from flows.server import Server
 
     server = Server(root)  # it starts while this process imports and looks at the pins
@@ -139,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
             if base := params.pipelines[name].base_pipeline:
                 base_model.trained(layout, base)
             server.ready()
-            codes.append(Pipeline(layout, project, params.operations.get(name, {}), terminal, goal).run())
+            codes.append(Pipeline(layout, project, running.of(name), terminal, goal).run())
         except TrainwrightError as error:
             print(f"{name}: {error}", file=sys.stderr)
             codes.append(error.exit_code)
@@ -154,7 +155,7 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    root, _, _ = _project(arguments.name)
+    root, *_ = _project(arguments.name)
     from flows import comparison
     from flows.terminal import Terminal
 
@@ -187,17 +188,17 @@ def _root() -> Path:
     return root
 
 
-def _project(name: str | None) -> tuple[Path, "Params", list[str]]:
-    """Root, parameters, and the pipelines that are meant: `name`, or all."""
+def _project(name: str | None) -> tuple[Path, "Params", "Running", list[str]]:
+    """Root, what pipelines do, how they are run, and the pipelines that are meant: `name`, or all."""
     root = _root()
-    from trainwright.core import params
+    from trainwright import operations
 
-    loaded = params.load(root / "params.yaml")
+    loaded, running = operations.load(root / "params.yaml")
     if name is not None:
         loaded.pipeline(name)
     if not loaded.pipelines:
         raise InputError(Fault("params.yaml", "it has no pipelines", "Add one: `trainwright add squad`."))
-    return root, loaded, [name] if name is not None else list(loaded.pipelines)
+    return root, loaded, running, [name] if name is not None else list(loaded.pipelines)
 
 
 def _traceback() -> Path:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +109,17 @@ class Project:
         names = {stage: stage.name for stage in mine}
         return [Node(s.name, tuple(names[u] for u in graph.successors(s) if u in names)) for s in mine]
 
-    def changes(self, stage: str) -> list[str]:
-        """Why `stage` would run now, in words; empty where nothing of it has changed."""
+    def changes(self, stage: str, missing: bool = True) -> list[str]:
+        """Why `stage` would run now, in words; empty where nothing of it has changed.
+
+        With `missing=False` data that are not here, or that their own stage is to make anew, are no change.
+        """
         with self._repo.lock:
             self._look_again()
-            loaded = next(known for known in self._repo.index.stages if getattr(known, "name", None) == stage)
+            stages = {name: known for known in self._repo.index.stages if (name := getattr(known, "name", None))}
+            loaded = stages[stage]
+            if not missing and not loaded.changed(allow_missing=True, upstream=list(stages.values())):
+                return []
             found: list[Any] = loaded.status().get(loaded.addressing, [])
             if found and not any(part.hash_info for part in (*loaded.deps, *loaded.outs)):
                 return ["it has not run yet"]
@@ -122,7 +128,10 @@ class Project:
             if isinstance(entry, str):
                 words.append(entry)
             else:
-                words += [f"{what} {state}" for states in entry.values() for what, state in _flat(states)]
+                known = [(what, state) for states in entry.values() for what, state in _flat(states)]
+                words += [
+                    f"{what} {state}" for what, state in known if missing or state not in ("deleted", "not in cache")
+                ]
         return words
 
     def _look_again(self) -> None:
@@ -141,6 +150,20 @@ class Project:
     def remote(self) -> str | None:
         """The name of DVC's default remote, or None."""
         return self._repo.config["core"].get("remote") or None
+
+    def lend(self, root: Path) -> None:
+        """Let the worktree at `root` have this project's cache, its own settings and its remotes.
+
+        A remote's path that is relative to this project would be another place there.
+        """
+        here = self.root / ".dvc" / "config.local"
+        if here.exists():
+            shutil.copyfile(here, root / ".dvc" / "config.local")
+        with Project(root)._repo.config.edit("local") as config:
+            config.setdefault("cache", {})["dir"] = str(self.cache())
+            for name, remote in self._repo.config.get("remote", {}).items():
+                if Path(url := str(remote.get("url", ""))).is_absolute():
+                    config.setdefault("remote", {}).setdefault(name, {})["url"] = str(Path(url).resolve())
 
     def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float) -> str:
         """Bring `stage` about in a process of its own; "Completed", "Cached" (restored, not run) or "Skipped".
@@ -162,6 +185,35 @@ class Project:
         if child.returncode != 0:
             raise StageError(error or f"dvc ended with exit code {child.returncode}")
         return state or "Completed"
+
+    def restore(self, stages: Sequence[str]) -> None:
+        """Bring here what dvc.lock says of the outputs of `stages`, from the cache, else from the remote.
+
+        Raises MachineryError where some of it is in neither, or the remote cannot be reached.
+        """
+        if stages:
+            try:
+                self._command("checkout", "--force", *stages)
+            except MachineryError:
+                if not self.remote():
+                    raise
+                self._command("pull", "--force", *stages)
+
+    def push(self, stages: Sequence[str]) -> None:
+        """Bring the outputs of `stages` to the remote. Raises MachineryError where it cannot."""
+        self._command("push", *stages)
+
+    def _command(self, *arguments: str) -> None:
+        """A dvc command in a process of its own. Raises MachineryError with dvc's words where it fails."""
+        said = []
+        with _group(
+            [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", *arguments], self.root
+        ) as child:
+            said = [line.text for line in _lines(child, math.inf) if line.text and not line.transient]
+        if child.returncode:
+            errors = [text.removeprefix("ERROR: ") for text in said if text.startswith("ERROR")]
+            words = "; ".join(errors or said[-1:]) or f"exit code {child.returncode}"
+            raise MachineryError(f"dvc {arguments[0]}: {words}")
 
     def _keep(self) -> None:
         """A copy of dvc.lock, which DVC writes in place: a kill in that moment leaves a part of it. Empty for none."""

@@ -18,7 +18,7 @@ from flows import dvc, evidence
 from flows.terminal import Terminal, duration
 from trainwright.core.errors import MachineryError, RefusedError
 from trainwright.core.layout import Layout
-from trainwright.core.params import Operation
+from trainwright.operations import Operations
 
 DONE = ("Completed", "Cached", "Skipped")
 SAID_NO = (1, 2)  # a gate's or an input's no is the same at a second try
@@ -50,7 +50,7 @@ class Pipeline:
         self,
         layout: Layout,
         project: dvc.Project,
-        operations: dict[str, Operation],
+        operations: Operations,
         terminal: Terminal,
         goal: str | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class Pipeline:
 
     def _task(self, stage: str) -> Any:
         """The task of one stage, which DVC's state of it names: Skipped, Cached, Completed."""
-        operation = self.operations.get(stage.partition("@")[0], Operation())
+        operation = self.operations.stage(stage.partition("@")[0])
         tries = count(1)
 
         def body() -> State[Any]:

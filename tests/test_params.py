@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from trainwright import operations
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.yaml_file import read_yaml
@@ -17,7 +18,7 @@ def faults(tmp_path: Path, content: str | bytes) -> tuple[Fault, ...]:
     path = tmp_path / "params.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError) as caught:
-        params.load(path)
+        operations.load(path)
     assert caught.value.exit_code == 2
     return caught.value.faults
 
@@ -84,14 +85,6 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, old: str, new: str
     (fault,) = faults(tmp_path, content)
     assert fault.reason.startswith(reason)
     assert fault.row == line_of(new, content)
-
-
-def test_labels_for_workers_are_refused_rather_than_left_out(tmp_path: Path) -> None:
-    content = changed("# How", "dispatch: {sample-qa: {training: gpu}}\n# How")
-    (fault,) = faults(tmp_path, content)
-    assert fault.reason == "dispatch is not available yet: every stage runs here"
-    assert (fault.field, fault.remedy) == ("dispatch", "Remove the section.")
-    assert fault.row == line_of("dispatch:", content)
 
 
 def test_a_wrong_word_is_answered_with_the_nearest_right_word(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.core.layout import STAGES
 from trainwright.core.yaml_file import faults, read_yaml
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
@@ -362,27 +361,14 @@ class Pipeline(Section):
         return checked
 
 
-class Operation(Section):
-    """How a stage is run, not what it does: in no stage's DVC parameters."""
-
-    retries: NATURAL = 0
-    retry_delay_seconds: NATURAL = 10
-    timeout_minutes: POSITIVE = 24 * 60
-
-
 class Params(Section):
-    """The whole file. `dispatch` is refused as long as nothing heeds it."""
+    """The whole file. How pipelines are run is no business of a stage: see `trainwright/operations.py`."""
 
     pipelines: dict[str, Pipeline]
-    operations: dict[str, dict[Literal[STAGES], Operation]] = {}  # type: ignore[valid-type]
-    dispatch: dict[str, dict[Literal[STAGES], str]] = {}  # type: ignore[valid-type]
-
-    @field_validator("dispatch")
-    @classmethod
-    def _nowhere_else(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if value:
-            raise PydanticCustomError("unavailable", "dispatch is not available yet: every stage runs here")
-        return value
+    operations: Any = None
+    dispatch: Any = None
+    labels: Any = None
+    notifications: Any = None
 
     @model_validator(mode="after")
     def _names(self) -> "Params":
@@ -394,8 +380,6 @@ class Params(Section):
                     f"no pipeline may be called {NOTHING!r}: that is what `after` says where it waits for none"
                 )
             self.chain(name)
-        if wrong := [name for name in (*self.operations, *self.dispatch) if name not in self.pipelines]:
-            raise ValueError(f"{wrong[0]!r} in operations or dispatch is not a pipeline")
         return self
 
     def chain(self, name: str) -> list[str]:

@@ -81,8 +81,6 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
         reason, remedy = "missing", f"Add `{where[-1]}:`{empty}."
     elif kind == "value_error":
         reason = str(problem["ctx"]["error"])
-    elif kind == "unavailable":
-        remedy = "Remove the section."
     elif kind == "stream":
         remedy = f"Write `{where[-2]}: {{{where[-1]}: {problem['ctx']['wanted']}}}`."
     elif kind in {"model_type", "dict_type"}:

@@ -1,0 +1,149 @@
+"""Git, as far as the flow needs it: reading commits, making commits aside from any checkout, pushing them.
+
+The only module that starts Git. A commit is made with an index of its own, so that no checkout is touched; what makes
+it visible is one push that names, for every ref it moves, the value that it expects to find.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainwright.core.errors import Fault, InputError, MachineryError
+
+NOTHING = "0" * 40  # what Git calls the commit of a ref that is not there
+REMEDY = "Run `trainwright init`, which says what is missing."
+STALE = ("[rejected]", "stale info", "fetch first", "non-fast-forward", "reference already exists", "failed to lock")
+PROTECTED = ("protected branch", "pre-receive hook declined", "remote rejected", "denied")
+
+
+class GitError(MachineryError):
+    """A git command failed; carries Git's own words."""
+
+
+def git(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | None = None) -> str:
+    """What a git command in `root` prints, without the last line end. Raises GitError where it fails."""
+    return raw(root, *arguments, stdin=stdin, index=index).decode(errors="surrogateescape").rstrip("\n")
+
+
+def raw(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | None = None) -> bytes:
+    """The same as bytes."""
+    own = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, input=stdin, env={**os.environ, **own}, capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        raise MachineryError("There is no `git` here.") from None
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise GitError(f"git {arguments[0]}: {words}")
+    return done.stdout
+
+
+def commit(root: Path, name: str) -> str | None:
+    """The commit that a ref, tag or other name stands for; None where there is none."""
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except GitError:
+        return None
+
+
+def head(root: Path) -> str:
+    """The commit that is checked out. Raises InputError where the folder is no repository with a commit."""
+    if found := commit(root, "HEAD"):
+        return found
+    raise InputError(Fault(str(root), "is not a Git repository with a commit", "Run `git init`, then commit."))
+
+
+def changed(root: Path) -> list[str]:
+    """The files that differ from HEAD, or that Git does not know and does not ignore."""
+    listed = git(root, "status", "--porcelain", "--untracked-files=normal", "-z")
+    return sorted(entry[3:] for entry in listed.split("\0") if entry and entry[2:3] == " ")
+
+
+def read(root: Path, revision: str, path: str) -> bytes | None:
+    """A file's bytes at a commit; None where it is not there."""
+    try:
+        return raw(root, "cat-file", "blob", f"{revision}:{path}")
+    except GitError:
+        return None
+
+
+def files(root: Path, revision: str, under: str) -> list[str]:
+    """The paths of the files at or below `under` at a commit."""
+    listed = git(root, "ls-tree", "-r", "-z", "--name-only", revision, "--", under)
+    return [path for path in listed.split("\0") if path]
+
+
+def make_commit(
+    root: Path, onto: str | None, contents: Mapping[str, bytes | None], parents: Sequence[str], message: str
+) -> str:
+    """A new commit: the tree of `onto` (None: empty) with `contents` put in by path (None takes a path out).
+
+    It is on no ref yet. Raises InputError where Git does not know who commits.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        git(root, "read-tree", *([onto] if onto else ["--empty"]), index=index)
+        lines = []
+        for path, content in contents.items():
+            if content is None:
+                lines.append(f"0 {NOTHING}\t{path}\0")
+            else:
+                blob = git(root, "hash-object", "-w", "--stdin", stdin=content)
+                lines.append(f"100644 {blob}\t{path}\0")
+        git(root, "update-index", "-z", "--index-info", stdin="".join(lines).encode(), index=index)
+        tree = git(root, "write-tree", index=index)
+    known = [part for parent in parents for part in ("-p", parent)]
+    try:
+        return git(root, "commit-tree", tree, *known, "-F", "-", stdin=message.encode())
+    except GitError as error:
+        if "identity" in str(error) or "user.email" in str(error):
+            raise InputError(Fault(str(root), "Git does not know who commits here", REMEDY)) from None
+        raise
+
+
+def remote(root: Path) -> str | None:
+    """The name of the Git remote to publish to: `origin`, or the only one; None where there is none."""
+    try:
+        known = git(root, "remote").split()
+    except GitError:
+        return None
+    return "origin" if "origin" in known else known[0] if len(known) == 1 else None
+
+
+def fetch(root: Path, *refspecs: str) -> None:
+    """Bring what `refspecs` name of the remote here; those that the remote does not have are passed by.
+
+    Raises MachineryError where the remote cannot be reached.
+    """
+    name = remote(root)
+    if name is None:
+        raise InputError(Fault(str(root), "there is no Git remote", REMEDY))
+    there = {line.split("\t")[1] for line in git(root, "ls-remote", name).splitlines()}
+    wanted = [spec for spec in refspecs if "*" in spec or spec.lstrip("+").partition(":")[0] in there]
+    if wanted:
+        git(root, "fetch", "--quiet", "--no-tags", name, *wanted)
+
+
+def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> bool:
+    """Move refs of the remote in one step: full names, each with its new commit and the one expected there (None: no
+    such ref). Returns False where one was not as expected, and then none has moved.
+
+    Raises MachineryError where the remote cannot be reached or lets nobody move them.
+    """
+    name = remote(root)
+    if name is None:
+        raise InputError(Fault(str(root), "there is no Git remote", REMEDY))
+    leases = [f"--force-with-lease={ref}:{old or ''}" for ref, (_, old) in moves.items()]
+    updates = [f"{new}:{ref}" for ref, (new, _) in moves.items()]
+    try:
+        git(root, "push", "--quiet", "--atomic", *leases, name, *updates)
+    except GitError as error:
+        words = str(error)
+        if any(word in words for word in STALE) and not any(word in words for word in PROTECTED):
+            return False
+        raise
+    return True

@@ -1,0 +1,165 @@
+"""Checkouts of their own: a detached Git worktree at one commit, with the project's DVC cache.
+
+What happens in a workspace touches nothing outside until it is published, and nothing outside touches it: no edit, no
+other run. A crash leaves a folder under .trainwright/workspaces/, which nobody holds any more; `sweep` removes it, as
+does the next start.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import git
+from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout at `root` of `commit`, beside the checkout `home` that it came from."""
+
+    root: Path
+    home: Path
+    commit: str
+
+
+@contextmanager
+def workspace(home: Path, pipeline: str, commit: str) -> Iterator[Workspace]:
+    """A workspace for one run of a pipeline; removed when the block ends.
+
+    It has the cache, remotes and credentials of `home`'s DVC. Checkpoints outlive it, apart from those of runs in
+    `home`, so that a training that was cut short is taken up by the next workspace. Raises GitError where Git cannot
+    make the worktree.
+    """
+    sweep(home)
+    folder = _folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    root = folder / f"{pipeline}-{secrets.token_hex(4)}"
+    with held(_claim(root)):
+        try:
+            git.git(home, "worktree", "add", "--quiet", "--detach", str(root), commit)
+            _join(home, root)
+            yield Workspace(root, home, commit)
+        finally:
+            _remove(home, root)
+
+
+def sweep(home: Path) -> list[str]:
+    """Remove the workspaces that no living process holds. Returns their names."""
+    gone = []
+    for claim in sorted(_folder(home).glob("*.claim")):
+        root = claim.with_suffix("")
+        with suppress(BlockingIOError), held(claim, wait=False):
+            _remove(home, root)
+            gone.append(root.name)
+    return gone
+
+
+@contextmanager
+def turn(home: Path, pipeline: str, say: Callable[[str], None]) -> Iterator[None]:
+    """One at a time: two retrains of a pipeline from this checkout come one after the other."""
+    path = home / ".trainwright" / "turns" / pipeline
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(path, wait=False):
+            yield
+            return
+    except BlockingIOError:
+        with suppress(OSError):
+            say(f"{pipeline}: another retrain is running (process {path.read_text()}); this one waits for it")
+    with held(path):
+        yield
+
+
+@contextmanager
+def held(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a file for as long as the block runs; the kernel lets go of it when this process ends, however it ends.
+
+    Raises BlockingIOError where another process holds it and `wait` is false.
+    """
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def bring_sources(space: Workspace, pipeline: Pipeline) -> None:
+    """Let the workspace see, where they are, the relative source and base model that Git does not know.
+
+    Those that Git knows are read as they are at the workspace's commit.
+    """
+    wanted = [pipeline.source.uri, *pipeline.source.splits.values()]
+    if pipeline.base_uri.startswith("folder:"):
+        wanted.append(pipeline.base_uri.removeprefix("folder:"))
+    for uri in wanted:
+        theirs, ours = space.home / uri, space.root / uri
+        if not Path(uri).is_absolute() and theirs.exists() and not ours.exists():
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            ours.symlink_to(theirs.resolve())
+
+
+def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Set parameters of a pipeline for this workspace alone: dotted keys (`training.epochs`) to YAML values.
+
+    Returns what each was and is. Raises InputError where there is no such parameter or the value is not one of it.
+    """
+    from ruamel.yaml import YAML
+
+    from trainwright import operations
+
+    path = Layout(space.root, name).params
+    yaml = YAML(typ="rt")
+    tree = yaml.load(path.read_text(encoding="utf-8-sig"))
+    told = {}
+    for key, text in changes.items():
+        *sections, last = key.split(".")
+        place = tree["pipelines"][name]
+        for part in sections:
+            place = place.get(part) if hasattr(place, "get") else None
+        if not hasattr(place, "get"):
+            raise InputError(
+                Fault("--set", f"there is no section {'.'.join(sections)!r}", "See params.yaml.", field=key)
+            )
+        told[key] = (str(place.get(last, "its default")), text)
+        place[last] = YAML(typ="safe").load(text)
+    with (aside := path.with_suffix(".aside")).open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
+    aside.rename(path)
+    operations.load(path)
+    return told
+
+
+def _folder(home: Path) -> Path:
+    return home / ".trainwright" / "workspaces"
+
+
+def _claim(root: Path) -> Path:
+    return root.with_name(f"{root.name}.claim")
+
+
+def _join(home: Path, root: Path) -> None:
+    """Give a new worktree what is this machine's own and not in Git: DVC's settings, and a place for checkpoints."""
+    from flows import dvc
+
+    dvc.Project(home).lend(root)
+    kept = home / ".trainwright" / "retrains" / "checkpoints"
+    kept.mkdir(parents=True, exist_ok=True)
+    private = root / ".trainwright"
+    private.mkdir(exist_ok=True)
+    (private / "checkpoints").symlink_to(kept)
+
+
+def _remove(home: Path, root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    if root.exists():
+        raise MachineryError(f"{root} cannot be removed: look at who owns its files")
+    git.git(home, "worktree", "prune")
+    _claim(root).unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""How pipelines are run, not what they do: the sections `operations`, `dispatch`, `labels` and `notifications` of
+params.yaml, typed. No stage reads them, so that no edit of them makes a model stale.
+"""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from trainwright.core import params
+from trainwright.core.errors import Fault, InputError
+from trainwright.core.layout import STAGES
+from trainwright.core.params import NATURAL, POSITIVE, Params, Section
+from trainwright.core.yaml_file import faults, read_yaml
+
+Stage = Literal[STAGES]  # type: ignore[valid-type]
+LABEL = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+RETRAIN = "retrain"  # the label of the workers that run what schedules start
+Event = Literal["published", "refused", "failed", "waiting"]
+EVENTS: tuple[Event, ...] = get_args(Event)
+
+
+class Operation(Section):
+    """One stage: how often it is tried again, after how long, and when it has taken too long."""
+
+    retries: NATURAL = 0
+    retry_delay_seconds: NATURAL = 10
+    timeout_minutes: POSITIVE = 24 * 60
+
+
+class Schedule(Section):
+    """When a pipeline decides whether to retrain: five fields of cron, read in a time zone of the IANA's list.
+
+    Of hours that a change of clocks skips or repeats, a tick comes once.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"{value!r} is no time zone of the IANA's list, such as Europe/Berlin")
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _read(cls, value: str) -> str:
+        try:
+            CronSim(value, datetime.now(UTC))
+        except CronSimError:
+            raise ValueError(f"{value!r} is not five fields of cron, such as 0 2 * * * (every day at two)") from None
+        return value
+
+    def following(self, moment: datetime) -> datetime:
+        """The first tick after `moment`, which has a time zone."""
+        return next(CronSim(self.cron, moment.astimezone(ZoneInfo(self.timezone))))
+
+
+class Publication(Section):
+    """When a new version takes the place of the one in use.
+
+    `rule: non_inferior` wants the lower end of the interval of the difference above -`margin`, against the version in
+    use and against the best so far; `better` wants it above 0. `score` is the one compared (the task's first where it
+    is null), `margin` in its unit (points of 100 for most). `slice_floors` are floors of the score in slices that the
+    report shows, by "by: value" (`"question word: who": 20`). With `approval: required` a person is asked, for
+    `approval_hours` at most. `branch` is where versions are published.
+    """
+
+    rule: Literal["non_inferior", "better"] = "non_inferior"
+    score: str | None = None
+    margin: Annotated[float, Field(ge=0)] = 2.0
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    draws: POSITIVE = 2000
+    slice_floors: dict[str, float] = Field(default_factory=dict)
+    approval: Literal["none", "required"] = "none"
+    approval_hours: Annotated[float, Field(gt=0)] = 24.0
+
+
+class Retention(Section):
+    """How many published versions of a pipeline keep their data, at least those in use and the best."""
+
+    versions: Annotated[int, Field(ge=2)] | None = None
+
+
+class Operations(Section):
+    """How one pipeline is run: a section a stage, and when it is retrained, where, and what publishes it.
+
+    `dispatch` here goes before the one of the whole file. `wait_minutes` is how long a stage waits for a worker of its
+    label: 0 makes a label that nobody serves an error within a minute.
+    """
+
+    ingestion: Operation = Operation()
+    cleaning: Operation = Operation()
+    augmentation: Operation = Operation()
+    splitting: Operation = Operation()
+    tokenization: Operation = Operation()
+    training: Operation = Operation()
+    evaluation: Operation = Operation()
+    postprocessing: Operation = Operation()
+    report: Operation = Operation()
+    dispatch: dict[Stage, str] = Field(default_factory=dict)
+    wait_minutes: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Schedule | None = None
+    publication: Publication = Publication()
+    retention: Retention = Retention()
+
+    def stage(self, name: str) -> Operation:
+        """How a stage of dvc.yaml is run (`training`, `training_gate`); a gate by the defaults."""
+        return getattr(self, name) if name in STAGES else Operation()
+
+
+class Label(Section):
+    """What a worker must have to serve a label; each is looked at when the worker starts.
+
+    Memory in GB (10^9 bytes): of one GPU, and of the machine. `cuda` is the least version of CUDA of the driver.
+    `devices` is how many GPUs one stage gets; 0 takes none.
+    """
+
+    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    cuda: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")] | None = None
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    cpus: POSITIVE | None = None
+    devices: NATURAL = 0
+
+
+class Notification(Section):
+    """Who hears of what. `block` names a saved Prefect block (`slack-webhook/ops`, `email/…`, `custom-webhook/…`)."""
+
+    block: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+    events: list[Event] = Field(default=list(EVENTS))
+
+
+class Running(Section):
+    """All of params.yaml that says how pipelines are run."""
+
+    pipelines: dict[str, Any]
+    operations: dict[str, Operations] = Field(default_factory=dict)
+    dispatch: dict[Stage, str] = Field(default_factory=dict)
+    labels: dict[str, Label] = Field(default_factory=dict)
+    notifications: list[Notification] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _names(self) -> "Running":
+        if wrong := [name for name in self.operations if name not in self.pipelines]:
+            raise ValueError(f"{wrong[0]!r} in operations is not a pipeline")
+        for label in self.served():
+            if not LABEL.match(label):
+                raise ValueError(f"label {label!r} must be lower-case words joined by hyphens")
+            if label == RETRAIN:
+                raise ValueError(f"the label {RETRAIN!r} is that of schedules; no stage may be sent to it")
+        return self
+
+    def of(self, pipeline: str) -> Operations:
+        """How `pipeline` is run; by the defaults where params.yaml says nothing."""
+        return self.operations.get(pipeline, Operations())
+
+    def label(self, pipeline: str, stage: str) -> str | None:
+        """The label of the workers that run a stage of dvc.yaml (without its pipeline); None where it runs here."""
+        return self.of(pipeline).dispatch.get(stage) or self.dispatch.get(stage)
+
+    def served(self) -> set[str]:
+        """Every label that some stage is sent to or that has needs."""
+        own = [label for operations in self.operations.values() for label in operations.dispatch.values()]
+        return {*self.labels, *self.dispatch.values(), *own}
+
+
+def load(path: Path) -> tuple[Params, Running]:
+    """Read and check all of params.yaml: what pipelines do, and how they are run.
+
+    Raises InputError with one Fault for every problem in the file.
+    """
+    found: list[Fault] = []
+    try:
+        what = params.load(path)
+    except InputError as error:
+        found += error.faults
+    data = read_yaml(path)
+    known = {key: value for key, value in data.items() if key in Running.model_fields} if isinstance(data, dict) else {}
+    try:
+        how = Running.model_validate({"pipelines": {}, **known})
+    except ValidationError as error:
+        found += [fault for fault in faults(path, error, known, Running) if fault.field.split(".")[0] != "pipelines"]
+    if found:
+        raise InputError(*dict.fromkeys(found))
+    return what, how
