@@ -64,7 +64,8 @@ def environment(root: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     site = os.environ.get("DVC_SITE_CACHE_DIR", str(root / ".trainwright" / "dvc"))
     terminal = {process.TERMINAL: "1"} if sys.stdout.isatty() else {}
-    return {**os.environ, **terminal, "PATH": path, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "true"}
+    code = {process.CODE: str(root)} if (root / "stages").is_dir() else {}
+    return {**os.environ, **terminal, **code, "PATH": path, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "true"}
 
 
 class Project:

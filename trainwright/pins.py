@@ -19,6 +19,7 @@ from trainwright.core.params import Pipeline, Source
 from trainwright.sources import hub
 
 Pin = dict[str, Any]
+TRIES = 2
 NAMED = ("uri", "format", "revision", "configuration", "splits")  # what of a source decides which bytes are read
 
 
@@ -49,14 +50,24 @@ def follow(layout: Layout, params: Pipeline) -> Pin:
 
 def _pin(layout: Layout, params: Pipeline, commit: str | None) -> Pin:
     source = _pinned(params.source, commit)
-    columns = tasks.load(params.task, "rows").COLUMNS
-    rows = {name: table.num_rows for name, table in sources.read_files(source, layout.root, columns)}
+    rows, found = _read_still(source, layout.root, tasks.load(params.task, "rows").COLUMNS)
     if not sum(rows.values()):
         raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
-    parts = [{**part, "rows": rows[part["path"]]} for part in _parts(source, layout.root)]
+    parts = [{**part, "rows": rows[part["path"]]} for part in found]
     new = {**_section(params.source), "commit": commit, **_totals(parts), "files": parts}
     write_file(layout.source_pin, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
     return new
+
+
+def _read_still(source: Source, root: Path, columns: Any) -> tuple[dict[str, int], list[Pin]]:
+    """Rows by file and what `_parts` says, both of the same bytes: a source that changes while it is read is read
+    again, once."""
+    for _ in range(TRIES):
+        before = _parts(source, root)
+        rows = {name: table.num_rows for name, table in sources.read_files(source, root, columns)}
+        if source.format == "hub" or _parts(source, root) == before:  # a commit of the Hub's stays what it is
+            return rows, before
+    raise InputError(Fault(source.uri, "it changes while it is read", "Read it when whoever writes it has finished."))
 
 
 def verify(layout: Layout, params: Pipeline) -> Source:

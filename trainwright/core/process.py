@@ -19,6 +19,7 @@ from trainwright.core.params import Pipeline
 
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+CODE = "TRAINWRIGHT_CODE"  # the folder whose code stages must run: an installed package is another checkout's
 TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
 
 
@@ -66,6 +67,10 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
     if len(sys.argv) < 2:
         print(f"usage: python -m stages.{name} PIPELINE", file=sys.stderr)
         sys.exit(2)
+    code = os.environ.get(CODE)
+    if code and not Path(__file__).resolve().is_relative_to(Path(code).resolve()):
+        print(f"{name}: runs {Path(__file__).parent}, not the code of {code}", file=sys.stderr)
+        sys.exit(3)
     pipeline = sys.argv[-1]
     run_layout = Layout(Path.cwd(), pipeline)
     failure = run_layout.failure(name)

@@ -19,7 +19,7 @@ from pyarrow.lib import ArrowException
 
 from trainwright.core import certificate, tasks
 from trainwright.core.errors import RefusedError
-from trainwright.core.layout import Layout, digest, write_file
+from trainwright.core.layout import STAGES, Layout, digest, write_file
 from trainwright.core.params import Pipeline
 from trainwright.gates.promises import Checked, Promise
 from trainwright.rows import tables
@@ -81,6 +81,22 @@ def run(layout: Layout, params: Pipeline, gate: str) -> Verdict:
     write_file(report / "report.json", json.dumps(full, indent=2) + "\n")
     write_file(report / "report.html", _page(full))
     raise RefusedError(_words(verdict, places, report.relative_to(layout.root) / "report.json"))
+
+
+def again(layout: Layout, params: Pipeline) -> list[Verdict]:
+    """What every gate says of the bytes that are there now, which must be those that it certified. Writes nothing.
+
+    Raises RefusedError at the first that did not pass, or that would not pass today.
+    """
+    verdicts = []
+    for gate in STAGES:
+        certificate.check(layout, params, gate)
+        verdict = judge(layout, params, gate)
+        if not verdict.passed:
+            failed = ", ".join(judged.promise.name for judged in verdict.failed) or "it has no promises"
+            raise RefusedError(f"The {gate} gate passed these data before, and would refuse them now ({failed}).")
+        verdicts.append(verdict)
+    return verdicts
 
 
 def judge(layout: Layout, params: Pipeline, gate: str) -> Verdict:

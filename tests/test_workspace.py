@@ -1,0 +1,149 @@
+"""Checkouts of their own: what happens in one stays there, what happens outside does not reach it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Toy, wait
+
+from flows import dvc, git
+from flows.workspace import bring_sources, held, override, sweep, turn, workspace
+from trainwright.core import params
+from trainwright.core.errors import InputError
+from trainwright.core.layout import Layout
+
+HOLDS = """
+import pathlib, sys, time
+from flows.workspace import workspace
+with workspace(pathlib.Path.cwd(), "toy", "HEAD") as space:
+    (space.root / "half-written").write_text("x")
+    print(space.root, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """A toy in a Git repository, with one commit and a DVC remote whose path is relative to it."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
+    toy.stages(cleaning={"cmd": "cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]})
+    toy.write("in.txt", "committed")
+    toy.write("params.yaml", (ROOT / "params.yaml").read_text())
+    toy.write(
+        ".dvc/config", '[core]\n    remote = store\n    no_scm = false\n[remote "store"]\n    url = ../../store\n'
+    )
+    toy.write(".gitignore", ".trainwright/\n.site/\nout.txt\n")
+    toy.write(".dvc/.gitignore", "/config.local\n/tmp\n/cache\n")
+    git.git(toy.root, "init", "--quiet")
+    git.git(toy.root, "add", "--all")
+    git.git(toy.root, "commit", "--quiet", "--message", "first")
+    return toy
+
+
+def test_neither_side_sees_what_the_other_does(project: Toy) -> None:
+    with workspace(project.root, "toy", "HEAD") as space:
+        project.write("in.txt", "edited outside")
+        dvc.Project(space.root).reproduce("cleaning@toy", lambda _: None, 60)
+        assert (space.root / "out.txt").read_text() == "committed"
+        assert not (project.root / "out.txt").exists()
+        assert not (project.root / "dvc.lock").exists()
+    assert not space.root.exists()
+    assert git.changed(project.root) == ["in.txt"]
+    assert git.git(project.root, "worktree", "list").count("\n") == 0
+
+
+def test_what_one_workspace_computed_the_next_has_from_the_cache(project: Toy) -> None:
+    states = []
+    for _ in range(2):
+        with workspace(project.root, "toy", "HEAD") as space:
+            states.append(dvc.Project(space.root).reproduce("cleaning@toy", lambda _: None, 60))
+    assert states == ["Completed", "Cached"]
+
+
+def test_a_remote_with_a_relative_path_is_the_same_place_in_a_workspace(project: Toy) -> None:
+    with workspace(project.root, "toy", "HEAD") as space:
+        inside = dvc.Project(space.root)
+        inside.reproduce("cleaning@toy", lambda _: None, 60)
+        inside.push(["cleaning@toy"])
+    assert [path for path in (project.root.parent / "store").rglob("*") if path.is_file()]
+
+
+def test_data_that_are_not_here_are_no_change_and_are_brought_back(project: Toy) -> None:
+    with workspace(project.root, "toy", "HEAD") as space:
+        inside = dvc.Project(space.root)
+        assert inside.changes("cleaning@toy", missing=False) == ["it has not run yet"]
+        inside.reproduce("cleaning@toy", lambda _: None, 60)
+        (space.root / "out.txt").unlink()
+        assert inside.changes("cleaning@toy") == ["out.txt deleted"]
+        assert inside.changes("cleaning@toy", missing=False) == []
+        inside.restore(["cleaning@toy"])
+        assert (space.root / "out.txt").read_text() == "committed"
+        (space.root / "in.txt").write_text("other")
+        (space.root / "out.txt").unlink()
+        assert inside.changes("cleaning@toy", missing=False) == ["in.txt modified"]
+
+
+def test_a_killed_run_leaves_a_folder_that_the_next_start_sweeps(project: Toy) -> None:
+    child = project.start("-c", HOLDS)
+    assert child.stdout
+    left = Path(child.stdout.readline().strip())
+    assert (left / "half-written").exists()
+    assert sweep(project.root) == []  # it is held
+    child.kill()
+    child.wait()
+    assert left.exists()
+    assert sweep(project.root) == [left.name]
+    assert not left.exists()
+    assert git.git(project.root, "worktree", "list").count("\n") == 0
+
+
+def test_two_runs_of_a_pipeline_queue_and_two_pipelines_do_not(project: Toy, tmp_path: Path) -> None:
+    told: list[str] = []
+    script = (
+        "import pathlib, sys\nfrom flows.workspace import turn\n"
+        "with turn(pathlib.Path.cwd(), sys.argv[1], lambda text: print(text, flush=True)):\n"
+        "    print('mine', flush=True)\n"
+    )
+    with turn(project.root, "one", told.append):
+        other = subprocess.run([sys.executable, "-c", script, "two"], cwd=project.root, capture_output=True, text=True)
+        assert other.stdout == "mine\n"
+        second = project.start("-c", script, "one")
+        assert second.stdout
+        assert "another retrain is running" in second.stdout.readline()
+        assert second.poll() is None
+    assert second.communicate()[0] == "mine\n"
+    assert told == []
+
+
+def test_parameters_set_for_one_run_are_checked_and_told(project: Toy) -> None:
+    name = "sample-qa"
+    with workspace(project.root, name, "HEAD") as space:
+        told = override(space, name, {"training.epochs": "7", "cleaning.mojibake": "false"})
+        assert told == {"training.epochs": ("3", "7"), "cleaning.mojibake": ("True", "false")}
+        pipeline = params.load(Layout(space.root, name).params).pipeline(name)
+        assert (pipeline.training.epochs, pipeline.cleaning.mojibake) == (7, False)
+        for key, value in (("training.epochs", "six"), ("training.epoch", "6"), ("trainin.epochs", "6")):
+            with pytest.raises(InputError, match=key.split(".")[0]):
+                override(space, name, {key: value})
+    assert params.load(project.root / "params.yaml").pipeline(name).training.epochs == 3
+
+
+def test_a_source_that_git_does_not_know_is_read_where_it_is(project: Toy) -> None:
+    project.write("mine/rows.json", "{}")
+    content = (project.root / "params.yaml").read_text().replace("data/sample/squad.json", "mine/rows.json")
+    project.write("params.yaml", content)
+    git.git(project.root, "add", "params.yaml")
+    git.git(project.root, "commit", "--quiet", "--message", "another source")
+    with workspace(project.root, "sample-qa", "HEAD") as space:
+        bring_sources(space, params.load(space.root / "params.yaml").pipeline("sample-qa"))
+        assert (space.root / "mine/rows.json").read_text() == "{}"
+
+
+def test_a_file_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with held(tmp_path / "a"), pytest.raises(BlockingIOError), held(tmp_path / "a", wait=False):
+        pass
+    with held(tmp_path / "a", wait=False):
+        wait(lambda: (tmp_path / "a").read_text() != "", 5, "nobody wrote who holds it")
