@@ -10,7 +10,6 @@ from trainwright.core import process
 from trainwright.core.layout import STAGES
 from trainwright.gates import runner
 
-
 EVERY = "every"
 
 
