@@ -13,7 +13,8 @@ In one run, over the same features of that pipeline, in batches of the size that
            last part left out (run_mlm, run_clm)
   unpacked for `clm` alone: every text by itself, in random order, padded to the longest of the batch
 Each reads the model, trains and saves it; what is counted is the tokens of texts that went in, for padding is no work
-done. They take turns, twice, so that a machine that slows down slows all of them.
+done. They take turns, twice, so that a machine that slows down slows all of them, and what is counted is processor
+seconds, so that other work on a shared machine does not count: give it one thread (OMP_NUM_THREADS=1).
 """
 
 import argparse
@@ -77,7 +78,7 @@ def case(project: Path, name: str, steps: int) -> Case:
 
 
 def engine(case: Case) -> float:
-    """Seconds of our training of one epoch, all included."""
+    """Processor seconds of our training of one epoch, all included."""
     from trainwright.core.params import Training
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.training import Job, train
@@ -87,18 +88,18 @@ def engine(case: Case) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run, live = Path(folder) / "run", Path(folder) / "live"
         job = Job(case.part, case.base, case.settings, case.tokenizer, data, params, run, live, scratch=case.scratch)
-        began = time.perf_counter()
+        began = time.process_time()
         train(job)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
 
 def loop(case: Case, batches: list[Batch], precision: str) -> float:
-    """Seconds of a bare training loop over the batches, from reading the model to saving it."""
+    """Processor seconds of a bare training loop over the batches, from reading the model to saving it."""
     import torch
 
     from trainwright.engine.prediction import autocast, load_model
 
-    began = time.perf_counter()
+    began = time.process_time()
     model = load_model(case.part.AUTO_CLASS, case.base, case.settings, case.scratch)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=True)
@@ -113,7 +114,7 @@ def loop(case: Case, batches: list[Batch], precision: str) -> float:
         optimizer.zero_grad()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
 
 def similar(case: Case) -> list[Batch]:
@@ -189,7 +190,7 @@ def _full(batch: Batch, length: int) -> Batch:
 
 
 def measure(case: Case, precision: str, without: Sequence[str]) -> dict[str, float]:
-    """Tokens a second of each way that is not left out."""
+    """Tokens a processor second of each way that is not left out."""
     bare, ways = similar(case), {"script": script(case)}
     if case.task == "clm":
         ways["unpacked"] = unpacked(case)

@@ -67,6 +67,11 @@ def base_unpinned(layout: Layout, params: Pipeline) -> str:
     return "" if pin.get("scratch") == wanted else "params.yaml describes another model from scratch"
 
 
+def pinned(layout: Layout) -> dict[str, Any] | None:
+    """The source's pin; None where there is none."""
+    return _read(layout.source_pin)
+
+
 def source_words(pin: dict[str, Any]) -> str:
     return f"{pin['uri']}, {pin['rows']:,} rows, {pin['bytes']:,} bytes, SHA-256 {str(pin['sha256'])[:12]}…"
 

@@ -339,3 +339,27 @@ def test_text_of_a_csv_file_on_the_hub_stays_text(tmp_path: Path, hub: Hub) -> N
     assert table.column("question").to_pylist() == ["null", "NA", "None"]
     assert table.column("answer_text").to_pylist() == [["NA"], ["None"], ["null"]]
     assert table.column("split").to_pylist() == [None] * 3  # a single split is not a declared one
+
+
+@pytest.mark.parametrize("writes", [1, 99])
+def test_a_source_that_changes_while_it_is_read_is_read_again_then_refused(
+    csv: tuple[Layout, Pipeline], monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Somebody appends a row each time that the file has been read, once or for good."""
+    layout, pipeline = csv
+    read, left = pins.sources.read_files, iter(range(writes))
+
+    def read_then_written(*arguments: Any) -> Any:
+        yield from read(*arguments)
+        if (n := next(left, None)) is not None:
+            with (layout.root / "a.csv").open("a") as file:
+                file.write(f"{n + 3},Ann met Bob.,Who?,Ann\n")
+
+    monkeypatch.setattr(pins.sources, "read_files", read_then_written)
+    if writes == 1:
+        _, new = pins.refresh(layout, pipeline)
+        assert (new["rows"], new["sha256"]) == (3, digest(layout.root / "a.csv"))
+    else:
+        with pytest.raises(InputError, match="changes while it is read"):
+            pins.refresh(layout, pipeline)
+        assert not layout.source_pin.exists()

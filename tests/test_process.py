@@ -74,3 +74,14 @@ def test_ctrl_c_while_a_stage_still_imports_ends_it_without_a_traceback(toy: Toy
     os.killpg(child.pid, signal.SIGINT)
     assert child.communicate(timeout=60)[1] == ""
     assert child.returncode == -signal.SIGINT
+
+
+def test_a_stage_of_another_checkout_s_code_does_not_run(toy: Toy) -> None:
+    """An installed package is found before a workspace's own code where that is missing."""
+    shutil.copy(ROOT / "params.yaml", toy.root)
+    toy.write("stage.py", "from trainwright.core import process\nprocess.stage('cleaning', lambda run: print('ran'))")
+    for folder, code in ((ROOT, 0), (toy.root, 3)):
+        child = toy.start("stage.py", "sample-qa", TRAINWRIGHT_CODE=str(folder))
+        out, err = child.communicate()
+        assert (child.returncode, out) == (code, "" if code else "ran\n")
+        assert not code or str(toy.root) in err
