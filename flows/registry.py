@@ -104,9 +104,10 @@ def known(root: Path) -> list[str]:
     return sorted({found["name"] for tag in git.tags(root) if "version" in (found := _parsed(tag.name))})
 
 
-def fetch(root: Path, name: str = "*") -> None:
-    """Bring the remote's versions of a pipeline here. Raises MachineryError where it cannot be reached."""
-    git.fetch(root, *(f"+refs/tags/{name}{kind}*:refs/tags/{name}{kind}*" for kind in ("@", f"#{STAGE}#")))
+def fetch(root: Path, name: str | None = None) -> None:
+    """Bring the remote's versions of a pipeline, or of all, here. Raises MachineryError where it cannot be reached."""
+    patterns = [f"{name}@*", f"{name}#{STAGE}#*"] if name else ["*"]
+    git.fetch(root, *(f"+refs/tags/{pattern}:refs/tags/{pattern}" for pattern in patterns))
 
 
 def following(newest: Version | None, bump: Bump) -> str:
