@@ -1,4 +1,7 @@
 """stub"""
+
 from pathlib import Path
+
+
 def waiting(root: Path):
     return {}

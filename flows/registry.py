@@ -153,9 +153,7 @@ def rollback(root: Path, name: str, why: str = "") -> str:
     now = in_use(root, name)
     if len(stack) < 2:
         says = f"{now.tag} is the first that was in use" if now else "no version is in use"
-        raise InputError(
-            Fault(name, f"there is nothing to go back to: {says}", "See `trainwright models list`.")
-        )
+        raise InputError(Fault(name, f"there is nothing to go back to: {says}", "See `trainwright models list`."))
     chosen = next(version for version in versions(root, name) if version.commit == stack[-2].commit)
     if not _use(root, chosen, "rollback", why):
         raise RefusedError(
@@ -194,7 +192,9 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         scored = [(n, s) for n, s in row["scores"].items() if wording.is_score(s)][:1]
         said = [f"{wording.label(n)} {wording.said(s, s.get('unit') or wording.POINTS)}" for n, s in scored]
         made = row["published"][:16].replace("T", " ")
-        shown.append([f"{row['name']}@{row['version']}", made, row["state"], *(said or ["none known"]), row["commit"][:9]])
+        shown.append(
+            [f"{row['name']}@{row['version']}", made, row["state"], *(said or ["none known"]), row["commit"][:9]]
+        )
     widths = [max(len(row[place]) for row in shown) for place in range(len(shown[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 

@@ -67,9 +67,9 @@ class Publication(Section):
 
     `rule: non_inferior` wants the lower end of the interval of the difference above -`margin`, against the version in
     use and against the best so far; `better` wants it above 0. `score` is the one compared (the task's first where it
-    is null), `margin` in its unit (2 points where it is null, or 2% of a score that is not in points). `slice_floors` are floors of the score in slices that the
-    report shows, by "by: value" (`"question word: who": 20`). With `approval: required` a person is asked, for
-    `approval_hours` at most. `branch` is where versions are published.
+    is null), `margin` in its unit: 2 points where it is null, 2% of the score in use where that is not in points.
+    `slice_floors` are floors of the score in slices that the report shows, by "by: value" (`"question word: who": 20`).
+    With `approval: required` a person is asked, for `approval_hours` at most. `branch` is where versions are published.
     """
 
     rule: Literal["non_inferior", "better"] = "non_inferior"

@@ -8,7 +8,9 @@ confusion matrix. Each group brings its own sums, which are added up for every d
 cost a few products of matrices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,35 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 RESAMPLES = 64  # drawn at a time, so that memory stays flat
+
+
+@dataclass(frozen=True)
+class Score:
+    """A headline score of some rows: what each row adds (rows, k), and the `statistic` of the sums.
+
+    `unit` is empty for points of 100; `better` is "lower" or "higher". `counted` (rows) says which rows have anything
+    to count, all where it is None.
+    """
+
+    sums: Floats
+    statistic: Statistic
+    unit: str = ""
+    better: str = "higher"
+    counted: NDArray[np.bool_] | None = None
+
+
+def measured(scores: Mapping[str, Score], which: NDArray[np.int64], draws: int, seed: int) -> dict[str, dict[str, Any]]:
+    """{value, low, high} of each score, with its unit and `better` where they are not the usual ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        sums, groups = score.sums, which
+        if score.counted is not None:
+            sums, groups = sums[score.counted], which[score.counted]
+            groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)  # one without rows is none
+        found[name] = dict(interval(sums, groups, score.statistic, draws, seed))
+        found[name] |= {"unit": score.unit} if score.unit else {}
+        found[name] |= {"better": score.better} if score.better != "higher" else {}
+    return found
 
 
 def interval(
