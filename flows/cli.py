@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("name", metavar="NAME", help="the pipeline")
     for sub in (promote, rollback):
         sub.add_argument("--why", default="", metavar="WORDS", help="the reason, for the ledger")
+    accept = command("accept", _accept, "take the results of the version in use for new code that changes none of them")
+    accept.usage = "%(prog)s NAME --why WORDS [--new-line]"
+    accept.add_argument("name", metavar="NAME", help="the pipeline")
+    accept.add_argument("--why", required=True, metavar="WORDS", help="the reason, for the ledger")
+    accept.add_argument("--new-line", action="store_true", help="freeze the test rows anew: a new line of comparison")
     predict = command("predict", _predict, "predict every row of a file with a model folder")
     predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
     predict.add_argument(
@@ -213,6 +218,14 @@ def _models_rollback(arguments: argparse.Namespace) -> int:
     from flows import registry
 
     print(registry.rollback(root, arguments.name, arguments.why))
+    return 0
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    root, *_ = _project(arguments.name)
+    from flows import publication
+
+    print(publication.accept(root, arguments.name, arguments.why, print, arguments.new_line))
     return 0
 
 

@@ -60,6 +60,10 @@ class Line:
     transient: bool = False
 
 
+class DamagedError(MachineryError):
+    """An object of the cache is not what its name says."""
+
+
 class StageError(Exception):
     """DVC could not bring a stage about; carries DVC's own words."""
 
@@ -171,13 +175,16 @@ class Project:
                 if Path(url := str(remote.get("url", ""))).is_absolute():
                     config.setdefault("remote", {}).setdefault(name, {})["url"] = str(Path(url).resolve())
 
-    def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float) -> str:
+    def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float, force: bool = False) -> str:
         """Bring `stage` about in a process of its own; "Completed", "Cached" (restored, not run) or "Skipped".
+
+        With `force` it runs even where nothing of it has changed.
 
         `say` gets the stage's output as it comes. Raises StageError when it fails, TimeoutError after `seconds`;
         either way, and on any other exception, nothing of it is left running.
         """
         command = [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", "repro", "-s", stage]
+        command += ["--force"] if force else []
         state, error = "", ""
         self._keep()
         with _group(command, self.root) as child:
@@ -204,6 +211,11 @@ class Project:
                 if not self.remote():
                     raise
                 self._command("pull", "--force", *stages)
+
+    def commit(self, stages: Sequence[str]) -> None:
+        """Take the outputs of `stages` as they are for those of their present code: they count as run."""
+        if stages:
+            self._command("commit", "--force", *stages)
 
     def push(self, stages: Sequence[str], known: Collection[str] = ()) -> list[str]:
         """Bring the outputs of `stages` to the remote, and read every object back there: its bytes must be those of
@@ -240,7 +252,7 @@ class Project:
             ]
         for name in bad:
             if not _is_whole(cache, name):
-                raise MachineryError(f"{cache.oid_to_path(name)} is not what its name says. {DAMAGED}")
+                raise DamagedError(f"{cache.oid_to_path(name)} is not what its name says. {DAMAGED}")
             if remote.exists(name):
                 remote.fs.remove(remote.oid_to_path(name))
             remote.add(cache.oid_to_path(name), cache.fs, name, check_exists=False)

@@ -88,6 +88,15 @@ def head(root: Path) -> str:
     raise InputError(Fault(str(root), "is not a Git repository with a commit", "Run `git init`, then commit."))
 
 
+def contains(root: Path, newer: str, older: str) -> bool:
+    """Whether a commit is, or comes after, another."""
+    try:
+        git(root, "merge-base", "--is-ancestor", older, newer)
+    except GitError:
+        return False
+    return True
+
+
 def changed(root: Path) -> list[str]:
     """The files that differ from HEAD, or that Git does not know and does not ignore."""
     listed = git(root, "status", "--porcelain", "--untracked-files=normal", "-z")

@@ -32,7 +32,11 @@ class Version:
     in_use: bool = False
 
     @property
-    def tag(self) -> str:
+    def since(self) -> str:
+        """When it was published, to the minute."""
+        return self.made[:16].replace("T", " ")
+
+    def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 
 
@@ -129,13 +133,13 @@ def promote(root: Path, name: str, version: str, why: str = "") -> str:
     chosen = _version(root, name, version)
     before = in_use(root, name)
     if before == chosen:
-        return f"{chosen.tag} is in use already"
+        return f"{chosen} is in use already"
     for number in git.tries():
         if number:
             fetch(root, name)
         now = in_use(root, name)
         if _use(root, chosen, "promote", why):
-            meanwhile = f"; {now.tag} was put in use a moment before" if now and now != before else ""
+            meanwhile = f"; {now} was put in use a moment before" if now and now != before else ""
             return _told(root, "promoted", chosen, now, why, meanwhile)
     raise AssertionError
 
@@ -152,7 +156,7 @@ def rollback(root: Path, name: str, why: str = "") -> str:
     stack = standing(root, name)
     now = in_use(root, name)
     if len(stack) < 2:
-        says = f"{now.tag} is the first that was in use" if now else "no version is in use"
+        says = f"{now} is the first that was in use" if now else "no version is in use"
         raise InputError(Fault(name, f"there is nothing to go back to: {says}", "See `trainwright models list`."))
     chosen = next(version for version in versions(root, name) if version.commit == stack[-2].commit)
     if not _use(root, chosen, "rollback", why):
@@ -207,7 +211,7 @@ def _row(name: str, version: str, made: str, state: str, told: Mapping[str, Any]
 
 
 def use_tag(root: Path, name: str, commit: str, act: Act, why: str) -> tuple[str, str]:
-    """The ref of the next tag that puts a version in use, by what this clone knows, and the tag: made, on no ref yet."""
+    """The ref of the next tag that puts a version in use, by what this clone knows, and the tag, on no ref yet."""
     from gto.constants import Action
     from gto.tag import name_tag
 
@@ -238,7 +242,7 @@ def _told(root: Path, done: str, chosen: Version, before: Version | None, why: s
     instead = f" in place of {before.version}" if before else ""
     decision = {"decision": done, "version": chosen.version, "before": before and before.version, "why": why}
     ledger.record(root, chosen.name, decision)
-    return f"{chosen.tag} is in use{instead}{more}"
+    return f"{chosen} is in use{instead}{more}"
 
 
 def _version(root: Path, name: str, version: str) -> Version:
