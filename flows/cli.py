@@ -75,6 +75,28 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--base", action="append", required=True, metavar="MODEL", help="package:…, folder:… or hub:…; twice or more"
     )
+    models = command("models", None, "list the published versions of models, put one in use, go back to the one before")
+    acts = models.add_subparsers(required=True, metavar="ACT", title="acts")
+
+    def act(name: str, function: object, says: str) -> argparse.ArgumentParser:
+        sub = acts.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.", formatter_class=form)
+        sub.set_defaults(command=function)
+        return sub
+
+    listing = act("list", _models_list, "list the versions, newest first, and which is in use")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all that have a version")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    promote = act("promote", _models_promote, "put a version in use")
+    promote.add_argument("version", metavar="NAME@VERSION", help="such as sample-qa@v1.3.0")
+    rollback = act("rollback", _models_rollback, "put in use again what was before the version in use")
+    rollback.add_argument("name", metavar="NAME", help="the pipeline")
+    for sub in (promote, rollback):
+        sub.add_argument("--why", default="", metavar="WORDS", help="the reason, for the ledger")
+    accept = command("accept", _accept, "take the results of the version in use for new code that changes none of them")
+    accept.usage = "%(prog)s NAME --why WORDS [--new-line]"
+    accept.add_argument("name", metavar="NAME", help="the pipeline")
+    accept.add_argument("--why", required=True, metavar="WORDS", help="the reason, for the ledger")
+    accept.add_argument("--new-line", action="store_true", help="freeze the test rows anew: a new line of comparison")
     predict = command("predict", _predict, "predict every row of a file with a model folder")
     predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
     predict.add_argument(
@@ -165,6 +187,46 @@ def _compare(arguments: argparse.Namespace) -> int:
     for line in ("", *comparison.table(found), "", f"comparison   {page.relative_to(root)}"):
         terminal.say(line)
     return 1 if any(candidate.failed for candidate in found) else 0
+
+
+def _models_list(arguments: argparse.Namespace) -> int:
+    root = _root()
+    import json
+
+    from flows import publication, registry
+
+    try:
+        registry.fetch(root)
+    except TrainwrightError as error:
+        print(f"As it was when the remote was last reached: {error}", file=sys.stderr)
+    rows = registry.listing(root, arguments.name, publication.waiting(root))
+    print(json.dumps(rows, indent=2, ensure_ascii=False) if arguments.json else "\n".join(registry.lines(rows)))
+    return 0
+
+
+def _models_promote(arguments: argparse.Namespace) -> int:
+    root = _root()
+    from flows import registry
+
+    name, _, version = arguments.version.partition("@")
+    print(registry.promote(root, name, version, arguments.why))
+    return 0
+
+
+def _models_rollback(arguments: argparse.Namespace) -> int:
+    root = _root()
+    from flows import registry
+
+    print(registry.rollback(root, arguments.name, arguments.why))
+    return 0
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    root, *_ = _project(arguments.name)
+    from flows import publication
+
+    print(publication.accept(root, arguments.name, arguments.why, print, arguments.new_line))
+    return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:

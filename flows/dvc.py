@@ -4,6 +4,7 @@ The only module that touches DVC's Python API or starts its processes. `python -
 is the `dvc` command that dies, with everything it has started, when the process PARENT does.
 """
 
+import hashlib
 import math
 import os
 import re
@@ -13,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,9 @@ NOISE = re.compile(
 )
 ERROR = re.compile(r"ERROR: (.*)")
 LOCK = re.compile(r"(Generating|Updating) lock file '[^']*'$")  # also after output that ends without a newline
+READERS = 8  # objects of the remote that are read back at a time
+DAMAGED = "Remove it, then run the pipeline again."
+LOCK_HEAD = "schema: '2.0'\nstages:\n"
 SHOWS = "Run `dvc status`, which shows the place."
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 CONTROL = {code: None for code in (*range(32), 127, *range(128, 160)) if code != ord("\t")}
@@ -53,6 +58,10 @@ class Line:
 
     text: str
     transient: bool = False
+
+
+class DamagedError(MachineryError):
+    """An object of the cache is not what its name says."""
 
 
 class StageError(Exception):
@@ -166,13 +175,16 @@ class Project:
                 if Path(url := str(remote.get("url", ""))).is_absolute():
                     config.setdefault("remote", {}).setdefault(name, {})["url"] = str(Path(url).resolve())
 
-    def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float) -> str:
+    def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float, force: bool = False) -> str:
         """Bring `stage` about in a process of its own; "Completed", "Cached" (restored, not run) or "Skipped".
+
+        With `force` it runs even where nothing of it has changed.
 
         `say` gets the stage's output as it comes. Raises StageError when it fails, TimeoutError after `seconds`;
         either way, and on any other exception, nothing of it is left running.
         """
         command = [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", "repro", "-s", stage]
+        command += ["--force"] if force else []
         state, error = "", ""
         self._keep()
         with _group(command, self.root) as child:
@@ -200,9 +212,53 @@ class Project:
                     raise
                 self._command("pull", "--force", *stages)
 
-    def push(self, stages: Sequence[str]) -> None:
-        """Bring the outputs of `stages` to the remote. Raises MachineryError where it cannot."""
+    def commit(self, stages: Sequence[str]) -> None:
+        """Take the outputs of `stages` as they are for those of their present code: they count as run."""
+        if stages:
+            self._command("commit", "--force", *stages)
+
+    def push(self, stages: Sequence[str], known: Collection[str] = ()) -> list[str]:
+        """Bring the outputs of `stages` to the remote, and read every object back there: its bytes must be those of
+        its name. One that is not whole is brought there again.
+
+        `known` are MD5s of outputs, as dvc.lock has them, that were found whole before. Returns the objects that had
+        to be brought there again. Raises MachineryError where the remote cannot be reached, or one is not whole in the
+        cache either.
+        """
+        from dvc.exceptions import DvcException
+
         self._command("push", *stages)
+        with self._repo.lock:
+            self._repo._reset()
+            try:
+                return self._whole_there(self._objects(stages, known))
+            except (DvcException, OSError) as error:
+                raise MachineryError(f"dvc push: {error}") from error
+
+    def _objects(self, stages: Sequence[str], known: Collection[str]) -> list[str]:
+        """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders."""
+        found: set[str] = set()
+        for stage in stages:
+            for out in self._repo.stage.load_one(name=stage).outs:
+                if out.use_cache and out.hash_info.value not in known:
+                    found |= {info.value for infos in out.get_used_objs().values() for info in infos}
+        return sorted(found)
+
+    def _whole_there(self, names: list[str]) -> list[str]:
+        remote, cache = self._repo.cloud.get_remote_odb(), self._repo.cache.local
+        with ThreadPoolExecutor(READERS) as readers:
+            bad = [
+                n for n, good in zip(names, readers.map(lambda n: _is_whole(remote, n), names), strict=True) if not good
+            ]
+        for name in bad:
+            if not _is_whole(cache, name):
+                raise DamagedError(f"{cache.oid_to_path(name)} is not what its name says. {DAMAGED}")
+            if remote.exists(name):
+                remote.fs.remove(remote.oid_to_path(name))
+            remote.add(cache.oid_to_path(name), cache.fs, name, check_exists=False)
+            if not _is_whole(remote, name):
+                raise MachineryError(f"{name} arrives damaged at the remote: look at its disk and connection.")
+        return bad
 
     def _command(self, *arguments: str) -> None:
         """A dvc command in a process of its own. Raises MachineryError with dvc's words where it fails."""
@@ -293,6 +349,44 @@ def _stages(lock: Path) -> set[str] | None:
     except (UnicodeDecodeError, YAMLError, Invalid):
         return None
     return set(content.get("stages", {})) if text.endswith("\n") else None
+
+
+def _is_whole(odb: Any, name: str) -> bool:
+    """Whether the bytes of an object are those of its name."""
+    found = hashlib.md5(usedforsecurity=False)
+    try:
+        with odb.fs.open(odb.oid_to_path(name), "rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    except FileNotFoundError:
+        return False
+    return found.hexdigest() == name.removesuffix(".dir")
+
+
+def lock_entries(text: str) -> dict[str, str]:
+    """The entries of a dvc.lock, by stage, each as the lines that DVC has written. {} of an empty file.
+
+    As text, since reading the YAML of fifty pipelines takes seconds, and since what is merged should stay as it is.
+    Raises MachineryError where it is not in the form that DVC writes.
+    """
+    if not text:
+        return {}
+    found: dict[str, str] = {}
+    for line in text.removeprefix(LOCK_HEAD).splitlines(keepends=True):
+        if stage := re.fullmatch(r"  ([\w@./-]+):\n", line):
+            found[stage[1]] = line
+        elif found and line.startswith("    "):
+            found[next(reversed(found))] += line
+        else:
+            raise MachineryError(f"dvc.lock is not as DVC writes it: {line.strip()!r}")
+    if not text.startswith(LOCK_HEAD) or not text.endswith("\n"):
+        raise MachineryError("dvc.lock is not as DVC writes it")
+    return found
+
+
+def lock_text(entries: Mapping[str, str]) -> str:
+    """The dvc.lock of entries."""
+    return LOCK_HEAD + "".join(entries.values()) if entries else ""
 
 
 def _is_json(path: Path) -> bool:

@@ -5,21 +5,52 @@ it visible is one push that names, for every ref it moves, the value that it exp
 """
 
 import os
+import random
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from trainwright.core.errors import Fault, InputError, MachineryError
 
 NOTHING = "0" * 40  # what Git calls the commit of a ref that is not there
 REMEDY = "Run `trainwright init`, which says what is missing."
-STALE = ("[rejected]", "stale info", "fetch first", "non-fast-forward", "reference already exists", "failed to lock")
-PROTECTED = ("protected branch", "pre-receive hook declined", "remote rejected", "denied")
+# What Git says where a ref is not as expected, or another push holds it at this moment.
+STALE = (
+    "[rejected]",
+    "stale info",
+    "fetch first",
+    "non-fast-forward",
+    "reference already exists",
+    "failed to lock",
+    "cannot lock ref",
+    "failed to update ref",
+    "incorrect old value",
+    "atomic transaction failed",
+)
+PROTECTED = ("protected branch", "hook declined", "denied", "prohibited", "not allowed")
+BUSY = ("cannot lock ref", "unable to update local ref", ".lock': File exists", "shallow file has changed")
+PAUSE = 2.0  # seconds: the longest wait between two tries of a race
 
 
 class GitError(MachineryError):
     """A git command failed; carries Git's own words."""
+
+
+class ProtectedError(GitError):
+    """The remote lets nobody push to a branch: it is protected."""
+
+
+def tries() -> Iterator[int]:
+    """0, 1, 2, … with a pause before each but the first, longer and longer and never the same, so that those who lost
+    a race together do not meet again."""
+    for number in count():
+        if number:
+            time.sleep(random.uniform(0, min(PAUSE, 0.05 * 2**number)))
+        yield number
 
 
 def git(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | None = None) -> str:
@@ -55,6 +86,15 @@ def head(root: Path) -> str:
     if found := commit(root, "HEAD"):
         return found
     raise InputError(Fault(str(root), "is not a Git repository with a commit", "Run `git init`, then commit."))
+
+
+def contains(root: Path, newer: str, older: str) -> bool:
+    """Whether a commit is, or comes after, another."""
+    try:
+        git(root, "merge-base", "--is-ancestor", older, newer)
+    except GitError:
+        return False
+    return True
 
 
 def changed(root: Path) -> list[str]:
@@ -124,15 +164,20 @@ def fetch(root: Path, *refspecs: str) -> None:
         raise InputError(Fault(str(root), "there is no Git remote", REMEDY))
     there = {line.split("\t")[1] for line in git(root, "ls-remote", name).splitlines()}
     wanted = [spec for spec in refspecs if "*" in spec or spec.lstrip("+").partition(":")[0] in there]
-    if wanted:
-        git(root, "fetch", "--quiet", "--no-tags", name, *wanted)
+    for number in tries() if wanted else ():
+        try:
+            git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", name, *wanted)
+            return
+        except GitError as error:  # another process of this clone is writing the same ref
+            if number > 20 or not any(word in str(error) for word in BUSY):
+                raise
 
 
 def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> bool:
     """Move refs of the remote in one step: full names, each with its new commit and the one expected there (None: no
     such ref). Returns False where one was not as expected, and then none has moved.
 
-    Raises MachineryError where the remote cannot be reached or lets nobody move them.
+    Raises ProtectedError where the remote lets nobody move one of them, MachineryError where it cannot be reached.
     """
     name = remote(root)
     if name is None:
@@ -143,7 +188,51 @@ def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> bool:
         git(root, "push", "--quiet", "--atomic", *leases, name, *updates)
     except GitError as error:
         words = str(error)
-        if any(word in words for word in STALE) and not any(word in words for word in PROTECTED):
+        if any(word in words for word in PROTECTED):
+            raise ProtectedError(words) from None
+        if any(word in words for word in STALE):
             return False
         raise
     return True
+
+
+def make_tag(root: Path, name: str, commit: str, message: str) -> str:
+    """A new annotated tag of a commit, on no ref yet. Returns its object's name.
+
+    Raises InputError where Git does not know who tags.
+    """
+    try:
+        tagger = git(root, "var", "GIT_COMMITTER_IDENT")
+    except GitError:
+        raise InputError(Fault(str(root), "Git does not know who tags here", REMEDY)) from None
+    content = f"object {commit}\ntype commit\ntag {name}\ntagger {tagger}\n\n{message}\n"
+    return git(root, "mktag", stdin=content.encode())
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A tag, the commit that it stands for, when it was made (seconds since 1970, and as Git says it) and its text."""
+
+    name: str
+    commit: str
+    seconds: int
+    made: str
+    message: str
+
+
+def tags(root: Path, *patterns: str) -> list[Tag]:
+    """The tags of this clone that fit one of `patterns` (`sample-qa@*`), by name."""
+    fields = ("refname:strip=2", "objectname", "*objectname", "creatordate:unix", "creatordate:iso-strict", "contents")
+    shape = "%00".join(f"%({field})" for field in fields) + "%00%01"
+    listed = git(root, "for-each-ref", f"--format={shape}", *(f"refs/tags/{pattern}" for pattern in patterns))
+    found = []
+    for entry in listed.split("\0\x01"):
+        if len(parts := entry.lstrip("\n").split("\0")) == len(fields):
+            name, own, target, seconds, made, message = parts
+            found.append(Tag(name, target or own, int(seconds or 0), made, message.strip()))
+    return found
+
+
+def set_ref(root: Path, ref: str, new: str | None) -> None:
+    """Move a ref of this clone (None: take it away); its remote knows nothing of it."""
+    git(root, "update-ref", *(["-d", ref] if new is None else [ref, new]))

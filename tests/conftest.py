@@ -122,6 +122,33 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     return Toy(tmp_path.resolve())
 
 
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """A bare Git repository to publish to, as one on a server."""
+    subprocess.run(["git", "init", "--quiet", "--bare", "remote.git"], cwd=tmp_path, check=True)
+    return tmp_path.resolve() / "remote.git"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, remote: Path) -> Path:
+    """A repository with one commit, whose origin is `remote`."""
+    root = tmp_path.resolve() / "clone"
+    root.mkdir()
+    (root / ".gitignore").write_text("/.trainwright/\n")
+    commands = (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["config", "user.name", "Someone"],
+        ["config", "user.email", "someone@example.org"],
+        ["remote", "add", "origin", str(remote)],
+        ["add", "--all"],
+        ["commit", "--quiet", "--message=Begin"],
+        ["push", "--quiet", "origin", "main"],
+    )
+    for command in commands:
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return root
+
+
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Our own embedded server, once a session. Nothing but flows.pipeline may import prefect, and only after it."""

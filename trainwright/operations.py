@@ -67,19 +67,20 @@ class Publication(Section):
 
     `rule: non_inferior` wants the lower end of the interval of the difference above -`margin`, against the version in
     use and against the best so far; `better` wants it above 0. `score` is the one compared (the task's first where it
-    is null), `margin` in its unit (points of 100 for most). `slice_floors` are floors of the score in slices that the
-    report shows, by "by: value" (`"question word: who": 20`). With `approval: required` a person is asked, for
-    `approval_hours` at most. `branch` is where versions are published.
+    is null), `margin` in its unit: 2 points where it is null, 2% of the score in use where that is not in points.
+    `slice_floors` are floors of the score in slices that the report shows, by "by: value" (`"question word: who": 20`).
+    With `approval: required` a person is asked, for `approval_hours` at most. `branch` is where versions are published.
     """
 
     rule: Literal["non_inferior", "better"] = "non_inferior"
     score: str | None = None
-    margin: Annotated[float, Field(ge=0)] = 2.0
+    margin: Annotated[float, Field(ge=0)] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     draws: POSITIVE = 2000
     slice_floors: dict[str, float] = Field(default_factory=dict)
     approval: Literal["none", "required"] = "none"
     approval_hours: Annotated[float, Field(gt=0)] = 24.0
+    branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "published"
 
 
 class Retention(Section):

@@ -15,7 +15,11 @@ from trainwright.core.errors import Fault
 from trainwright.rows.columns import Text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from trainwright.gates.promises import Checked, Promise
+    from trainwright.scoring.intervals import Score
 
 
 class Rows(Protocol):
@@ -122,6 +126,12 @@ class Scores(Protocol):
         A prediction may be of any type. The report shows {start, end, label or text} and lists of them as spans
         of the row's text, {label or text, probability} as words with their probability.
         """
+
+    def headline(self, rows: pa.Table, predictions: pa.Table, params: Any, language: str) -> "dict[str, Score]":
+        """Each headline score, the first the main one: what each row adds to it, and the statistic of the sums."""
+
+    def drawn(self, rows: pa.Table) -> "NDArray[np.int64]":
+        """Of each row the number, from 0, of the group that intervals draw it with."""
 
     def scores(self, rows: pa.Table, predictions: pa.Table, params: Any, language: str) -> dict[str, Any]:
         """Scores with 95% intervals, tables by class and slices, in the forms of `trainwright/scoring/wording.py`:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainwright.rows import spans
 from trainwright.scoring import calibration, classes, correlation
-from trainwright.scoring.intervals import interval, intervals, mean, means
+from trainwright.scoring.intervals import Score, Statistic, intervals, mean, means, measured
 from trainwright.tasks.classification.params import Postprocessing
 
 Floats = NDArray[np.float64]
@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 Truths = NDArray[np.bool_]
 
 LENGTHS = ((49, "under 50"), (99, "50 to 99"), (199, "100 to 199"), (499, "200 to 499"), (None, "500 or more"))
-LOWER = {"better": "lower"}
+LOWER = "lower"
 
 
 def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # noqa: ARG001
@@ -48,15 +48,31 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # n
     return pa.table({**columns, "confidence": confidence, "prediction": predictions["prediction"], "gold": own})
 
 
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """Of labels accuracy, macro and micro scores, Matthews' correlation, calibration; of numbers correlations and the
+    mean error."""
+    gold, labels = _classes(rows, predictions)
+    if gold == "value":
+        return _numbers(rows, predictions)
+    right, predicted = _indicators(rows, predictions, gold, labels)
+    return _headline(right, predicted, gold) | _calibration(predictions, right, params, gold)
+
+
+def drawn(rows: pa.Table) -> Ints:
+    """Groups are drawn, each with all its rows."""
+    return spans.distinct(rows["group"])[0]
+
+
 def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:  # noqa: ARG001
     """count, the headline scores of the kind of label that rows have, a table by class, the confusion, slices."""
     gold, labels = _classes(rows, predictions)
-    which, _ = spans.distinct(rows["group"])
+    which = drawn(rows)
     if gold == "value":
-        return _numbers(rows, predictions, which, params)
+        told = measured(_numbers(rows, predictions), which, params.bootstrap, params.seed)
+        return {"count": rows.num_rows, **told, **_errors(rows, predictions)}
     right, predicted = _indicators(rows, predictions, gold, labels)
-    found = {"count": rows.num_rows, **_headline(right, predicted, which, params, gold)}
-    found |= _calibration(predictions, right, which, params, gold)
+    headline = _headline(right, predicted, gold) | _calibration(predictions, right, params, gold)
+    found: dict[str, Any] = {"count": rows.num_rows, **measured(headline, which, params.bootstrap, params.seed)}
     found["classes"] = _by_class(right, predicted, which, params, labels)
     if gold == "label":
         found["confusion"] = {"labels": labels, "counts": classes.confusion(right, predicted)}
@@ -82,26 +98,28 @@ def _indicators(rows: pa.Table, predictions: pa.Table, gold: str, labels: list[s
     return classes.indicators(rows[gold], labels), classes.indicators(names, labels)
 
 
-def _headline(right: Truths, predicted: Truths, which: Ints, params: Postprocessing, gold: str) -> dict[str, Any]:
+def _headline(right: Truths, predicted: Truths, gold: str) -> dict[str, Score]:
     """Accuracy (of several labels: all of them right), then macro and micro scores. For one label micro precision,
     recall and F1 are all the accuracy, so that only the F1 is told."""
-    draws, seed = params.bootstrap, params.seed
     exact = (right == predicted).all(axis=1).astype(np.float64)
     sums = classes.counts(right, predicted)
-    found = {"accuracy": interval(means(exact), which, mean, draws, seed)}
+    found = {"accuracy": Score(means(exact), mean)}
     parts = ("precision", "recall", "f1")
     for name, statistic in (("macro", classes.macro), ("micro", classes.micro)):
-        made = intervals(sums, which, statistic, draws, seed)
-        found |= {f"{name}_{part}": made[place] for place, part in reversed(list(enumerate(parts)))}
+        for place, part in reversed(list(enumerate(parts))):
+            found[f"{name}_{part}"] = Score(sums, _part(statistic, place))
     if gold == "label":
         del found["micro_precision"], found["micro_recall"]
-        found["mcc"] = interval(sums, which, classes.matthews, draws, seed)
+        found["mcc"] = Score(sums, classes.matthews)
     return found
 
 
-def _calibration(
-    predictions: pa.Table, right: Truths, which: Ints, params: Postprocessing, gold: str
-) -> dict[str, Any]:
+def _part(statistic: Statistic, place: int) -> Statistic:
+    """One of the scores that a statistic makes at once."""
+    return lambda sums: statistic(sums)[..., place]
+
+
+def _calibration(predictions: pa.Table, right: Truths, params: Postprocessing, gold: str) -> dict[str, Score]:
     """The expected calibration error with the temperature that was set and without it; of several labels, which have
     no temperature, over all decisions. Rows without a prediction have no probability."""
     known = predictions["probabilities"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
@@ -113,15 +131,11 @@ def _calibration(
             best = probabilities.argmax(axis=1)
             hits = hits[np.arange(len(best)), best]
             probabilities = probabilities[np.arange(len(best)), best]
-        sums = calibration.gaps(probabilities, hits, params.bins)
-        error = interval(sums, _renumbered(which[known]), calibration.calibration_error, params.bootstrap, params.seed)
-        found[name] = {**error, **LOWER}
+        gaps = calibration.gaps(probabilities, hits, params.bins)
+        sums = np.zeros((len(known), gaps.shape[1]))
+        sums[known] = gaps
+        found[name] = Score(sums, calibration.calibration_error, better=LOWER, counted=known)
     return found if gold == "label" else {"ece": found["ece"]}
-
-
-def _renumbered(which: Ints) -> Ints:
-    """Groups numbered from 0 without gaps, since a group without rows is none."""
-    return np.unique(which, return_inverse=True)[1].astype(np.int64)
 
 
 def _by_class(
@@ -145,26 +159,37 @@ def _by_class(
     ]
 
 
-def _numbers(rows: pa.Table, predictions: pa.Table, which: Ints, params: Postprocessing) -> dict[str, Any]:
-    known = predictions["prediction"].is_valid().to_numpy()
-    gold = rows["value"].to_numpy()[known]
-    guess = predictions["prediction"].filter(pa.array(known)).to_numpy()
-    groups, draws, seed = _renumbered(which[known]), params.bootstrap, params.seed
+def _numbers(rows: pa.Table, predictions: pa.Table) -> dict[str, Score]:
+    known, gold, guess = _known(rows, predictions)
     pairs = {
-        "pearson": correlation.products(gold, guess),
-        "spearman": correlation.products(correlation.ranks(gold), correlation.ranks(guess)),
+        "pearson": (correlation.products(gold, guess), correlation.pearson),
+        "spearman": (correlation.products(correlation.ranks(gold), correlation.ranks(guess)), correlation.pearson),
+        # `mean` is in points of 100, an error in the label's own unit.
+        "mae": (means(np.abs(gold - guess) / 100), mean),
     }
-    found: dict[str, Any] = {"count": rows.num_rows}
-    found |= {name: interval(sums, groups, correlation.pearson, draws, seed) for name, sums in pairs.items()}
-    # `mean` is in points of 100, an error in the label's own unit.
-    error = interval(means(np.abs(gold - guess) / 100), groups, mean, draws, seed)
-    found["mae"] = {**error, "unit": "in the label's unit", **LOWER}
-    found["unanswered"] = int((~known).sum())
-    found["slices"] = [
+    found = {}
+    for name, (own, statistic) in pairs.items():
+        sums = np.zeros((len(known), own.shape[1]))
+        sums[known] = own
+        unit = {"unit": "in the label's unit", "better": LOWER} if name == "mae" else {}
+        found[name] = Score(sums, statistic, counted=known, **unit)
+    return found
+
+
+def _known(rows: pa.Table, predictions: pa.Table) -> tuple[Truths, Floats, Floats]:
+    """Which rows have a predicted number, and of these what is right and what was predicted."""
+    known = predictions["prediction"].is_valid().to_numpy()
+    guess = predictions["prediction"].filter(pa.array(known)).to_numpy()
+    return known, rows["value"].to_numpy()[known], guess
+
+
+def _errors(rows: pa.Table, predictions: pa.Table) -> dict[str, Any]:
+    known, gold, guess = _known(rows, predictions)
+    slices = [
         {"by": by, "value": value, "count": int(mask.sum()), "mae": round(float(np.abs(gold - guess)[mask].mean()), 4)}
         for by, value, mask in _lengths(rows.filter(pa.array(known)))
     ]
-    return found
+    return {"unanswered": int((~known).sum()), "slices": slices}
 
 
 def _slices(rows: pa.Table, right: Truths, predicted: Truths, labels: list[str]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ Nats by character and by byte count all that the predicted tokens stand for, so 
 tokenizers; perplexity by token may not. Intervals are drawn over documents (over the pieces of a stream).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.rows import spans
-from trainwright.scoring.intervals import interval, mean
+from trainwright.scoring.intervals import Score, mean, measured
 from trainwright.tasks.clm.params import Postprocessing
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 SUMS = ("loss", "unigram", "right", "tokens", "characters", "bytes")
 LENGTHS = ((499, "under 500"), (999, "500 to 999"), (1999, "1000 to 1999"), (None, "2000 or more"))
 
@@ -30,28 +30,41 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # n
         return pa.table({"id": rows["id"], "accuracy": right / tokens, "prediction": predictions["prediction"]})
 
 
-def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:  # noqa: ARG001
-    """Loss, perplexity, nats by character and byte, accuracy of the next token, the unigram baseline, slices."""
-    group, groups = spans.distinct(rows["group"])
-    if len(groups) < 2:  # a stream, which is one group, is drawn by its pieces
-        group = np.arange(rows.num_rows)
-    sums = {
-        name: predictions[name].to_numpy() for name in ("loss", "unigram", "right", "tokens", "characters", "bytes")
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """Loss, perplexity and accuracy by token; nats by character and by byte."""
+    return _headline(_sums(predictions))
+
+
+def _headline(sums: dict[str, Floats]) -> dict[str, Score]:
+    def over(above: str, below: str) -> Floats:
+        return np.stack([sums[above], sums[below]], axis=1)
+
+    return {
+        "loss": Score(over("loss", "tokens"), ratio, "nats", "lower"),
+        "perplexity": Score(over("loss", "tokens"), perplexity, "perplexity", "lower"),
+        "nats_per_character": Score(over("loss", "characters"), ratio, "nats", "lower"),
+        "nats_per_byte": Score(over("loss", "bytes"), ratio, "nats", "lower"),
+        "accuracy": Score(over("right", "tokens"), mean),
     }
 
-    def over(above: str, below: str, statistic: Callable[[Floats], Floats]) -> dict[str, Any]:
-        pairs = np.stack([sums[above], sums[below]], axis=1)
-        return dict(interval(pairs, group, statistic, params.bootstrap, params.seed))
 
-    nats = {"unit": "nats", "better": "lower"}
+def _sums(predictions: pa.Table) -> dict[str, Floats]:
+    return {name: predictions[name].to_numpy() for name in SUMS}
+
+
+def drawn(rows: pa.Table) -> Ints:
+    """Documents (groups of them) are drawn whole; of a stream, which is one group, its pieces."""
+    group, groups = spans.distinct(rows["group"])
+    return group if len(groups) > 1 else np.arange(rows.num_rows)
+
+
+def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:  # noqa: ARG001
+    """Loss, perplexity, nats by character and byte, accuracy of the next token, the unigram baseline, slices."""
+    sums = _sums(predictions)
     baseline = np.array([sums["unigram"].sum(), sums["tokens"].sum()])
     found: dict[str, Any] = {
         "count": rows.num_rows,
-        "loss": over("loss", "tokens", ratio) | nats,
-        "perplexity": over("loss", "tokens", perplexity) | {"unit": "perplexity", "better": "lower"},
-        "nats_per_character": over("loss", "characters", ratio) | nats,
-        "nats_per_byte": over("loss", "bytes", ratio) | nats,
-        "accuracy": over("right", "tokens", mean),
+        **measured(_headline(sums), drawn(rows), params.bootstrap, params.seed),
         "unigram_loss": _number(ratio(baseline)),
         "unigram_perplexity": _number(perplexity(baseline)),
         "tokens": int(sums["tokens"].sum()),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.rows import spans
-from trainwright.scoring.intervals import interval, mean
+from trainwright.scoring.intervals import Score, mean, measured
 from trainwright.tasks.mlm.params import Postprocessing
 
 Floats = NDArray[np.float64]
@@ -55,30 +55,39 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # n
         )
 
 
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """Loss, perplexity and nats below the unigram's by token; accuracy by blank."""
+    return _headline(*_sums(rows.num_rows, predictions))
+
+
+def _headline(tokens: Floats, blanks: Floats) -> dict[str, Score]:
+    own, below = tokens[:, [0, 3]], np.stack([tokens[:, 1] - tokens[:, 0], tokens[:, 3]], axis=1)
+    return {
+        "loss": Score(own, _ratio, "nats", "lower"),
+        "perplexity": Score(own, _perplexity, "perplexity", "lower"),
+        "accuracy": Score(blanks[:, [0, 2]], mean),
+        f"top{TOP}_accuracy": Score(blanks[:, [1, 2]], mean),
+        "nats_below_unigram": Score(below, _ratio, "nats"),
+    }
+
+
+def drawn(rows: pa.Table) -> Ints:
+    """Documents (groups of them) are drawn whole; of a stream, which is one group, its pieces."""
+    group, groups = spans.distinct(rows["group"])
+    return group if len(groups) > 1 else np.arange(rows.num_rows)
+
+
 def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:  # noqa: ARG001
     """Loss, perplexity, accuracy of fillings, the unigram baseline and the distance to it, slices.
 
     `top5_accuracy` is the share of blanks whose right filling is among the five best. `nats_below_unigram` is the
     baseline's loss less the model's on the same tokens: more is better, and 0 says that context taught it nothing.
     """
-    group, groups = spans.distinct(rows["group"])
-    if len(groups) == 1:  # a stream, which is one group, is drawn by its pieces
-        group = np.arange(rows.num_rows)
     tokens, blanks = _sums(rows.num_rows, predictions)
-
-    def over(sums: Floats, statistic: Any) -> dict[str, Any]:
-        return dict(interval(sums, group, statistic, params.bootstrap, params.seed))
-
-    nats = {"unit": "nats", "better": "lower"}
-    own, baseline = tokens[:, [0, 3]], tokens[:, [1, 3]]
+    baseline = tokens[:, [1, 3]]
     found: dict[str, Any] = {
         "count": rows.num_rows,
-        "loss": over(own, _ratio) | nats,
-        "perplexity": over(own, _perplexity) | {"unit": "perplexity", "better": "lower"},
-        "accuracy": over(blanks[:, [0, 2]], mean),
-        f"top{TOP}_accuracy": over(blanks[:, [1, 2]], mean),
-        "nats_below_unigram": over(np.stack([tokens[:, 1] - tokens[:, 0], tokens[:, 3]], axis=1), _ratio)
-        | {"unit": "nats"},
+        **measured(_headline(tokens, blanks), drawn(rows), params.bootstrap, params.seed),
         "unigram_loss": _number(_ratio(baseline.sum(axis=0))),
         "unigram_perplexity": _number(_perplexity(baseline.sum(axis=0))),
         "token_accuracy": _number(mean(tokens[:, [2, 3]].sum(axis=0))),

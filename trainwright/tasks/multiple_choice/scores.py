@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from trainwright.scoring.intervals import interval, mean, means
+from trainwright.rows import spans
+from trainwright.scoring.intervals import Score, mean, means, measured
 from trainwright.tasks.multiple_choice.params import Postprocessing
 
 QUESTIONS = 10  # where there are no more different questions ("cause", "effect"), each is a slice
@@ -38,14 +39,24 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # n
     )
 
 
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """Accuracy: the mean over the rows."""
+    return {"accuracy": Score(means(each(rows, predictions, language)["accuracy"].to_numpy()), mean)}
+
+
+def drawn(rows: pa.Table) -> NDArray[np.int64]:
+    """Groups are drawn, each with all its rows."""
+    return spans.distinct(rows["group"])[0]
+
+
 def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:
     """count; accuracy, its interval over groups of rows; chance, the accuracy of a blind guess; slices."""
-    right = each(rows, predictions, language)["accuracy"].to_numpy()
-    group = pc.dictionary_encode(rows["group"].combine_chunks()).indices.to_numpy().astype(np.int64)
+    found = headline(rows, predictions, params, language)
+    right = found["accuracy"].sums[:, 0]
     counts = pc.list_value_length(rows["choices"]).to_numpy()
     return {
         "count": rows.num_rows,
-        "accuracy": interval(means(right), group, mean, params.bootstrap, params.seed),
+        **measured(found, drawn(rows), params.bootstrap, params.seed),
         "chance": round(float(100 * (1 / counts).mean()), 4) if len(counts) else None,
         "slices": _slices(rows, right, counts),
     }

@@ -14,7 +14,7 @@ from trainwright.rows import spans
 from trainwright.scoring import entities
 from trainwright.scoring.answers import UNSEGMENTED
 from trainwright.scoring.entities import Entities
-from trainwright.scoring.intervals import interval, mean
+from trainwright.scoring.intervals import Score, interval, mean, measured
 from trainwright.tasks.ner.params import Postprocessing
 
 Floats = NDArray[np.float64]
@@ -53,6 +53,24 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # n
     )
 
 
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """F1, macro F1, precision, recall over all entities; the accuracy of the words' tags."""
+    kinds, gold, found = _both(rows, predictions)
+    sums = entities.sums(gold, found, rows.num_rows, max(len(kinds), 1))
+    return _headline(sums, _token_sums(gold, found, predictions))
+
+
+def _headline(sums: Floats, tokens: Floats) -> dict[str, Score]:
+    return {name: Score(sums, statistic) for name, statistic in STATISTICS.items()} | {
+        "token_accuracy": Score(tokens, mean)
+    }
+
+
+def drawn(rows: pa.Table) -> Ints:
+    """Groups are drawn, each with all its rows."""
+    return spans.distinct(rows["group"])[0]
+
+
 def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:
     """count; F1, macro F1, precision, recall, token accuracy with intervals; by label; partial schemes; slices.
 
@@ -60,19 +78,17 @@ def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, langua
     Token accuracy is over the words that the model labelled.
     """
     kinds, gold, found = _both(rows, predictions)
-    which, _ = spans.distinct(rows["group"])
+    which = drawn(rows)
     sums = entities.sums(gold, found, rows.num_rows, max(len(kinds), 1))
-    measured: dict[str, Any] = {"count": rows.num_rows, "entities": len(gold.row)}
-    for name, statistic in STATISTICS.items():
-        measured[name] = interval(sums, which, statistic, params.bootstrap, params.seed)
-    accuracy = _token_sums(gold, found, predictions)
-    measured["token_accuracy"] = interval(accuracy, which, mean, params.bootstrap, params.seed)
-    measured["labels"] = [
+    told: dict[str, Any] = {"count": rows.num_rows, "entities": len(gold.row)}
+    headline = _headline(sums, _token_sums(gold, found, predictions))
+    told |= measured(headline, which, params.bootstrap, params.seed)
+    told["labels"] = [
         _by_label(sums[:, 3 * place : 3 * place + 3], which, name, params) for place, name in enumerate(kinds)
     ]
-    measured |= entities.partial(gold, found)
-    measured["slices"] = _slices(rows, predictions, gold, found, kinds, sums, language)
-    return measured
+    told |= entities.partial(gold, found)
+    told["slices"] = _slices(rows, predictions, gold, found, kinds, sums, language)
+    return told
 
 
 def _both(rows: pa.Table, predictions: pa.Table) -> tuple[list[str], Entities, Entities]:
@@ -130,8 +146,8 @@ def _tags(of: Entities, row: Ints, start: Ints, end: Ints) -> Ints:
 def _by_label(sums: Floats, which: Ints, name: str, params: Postprocessing) -> dict[str, Any]:
     """One label's scores, F1 with its interval, and how many entities it has."""
     f1 = interval(sums, which, entities.f1, params.bootstrap, params.seed)
-    measured = {"label": name, **_measured(sums.sum(axis=0)), "f1_low": f1["low"], "f1_high": f1["high"]}
-    return {**measured, "predicted": int(sums[:, 1].sum())}
+    told = {"label": name, **_measured(sums.sum(axis=0)), "f1_low": f1["low"], "f1_high": f1["high"]}
+    return {**told, "predicted": int(sums[:, 1].sum())}
 
 
 def _measured(totals: Floats) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from trainwright.rows import spans
 from trainwright.scoring import answers
-from trainwright.scoring.intervals import interval, mean, means
+from trainwright.scoring.intervals import Score, mean, means, measured
 from trainwright.tasks.qa.params import Postprocessing
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 QUESTION_WORDS = {
     "en": (
@@ -52,6 +53,20 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
     return pa.table({"id": rows["id"], "exact": exact, "f1": f1, "prediction": predictions["prediction"]})
 
 
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """Exact match and F1: means over the rows."""
+    return _headline(each(rows, predictions, language))
+
+
+def _headline(table: pa.Table) -> dict[str, Score]:
+    return {name: Score(means(table[name].to_numpy()), mean) for name in ("exact", "f1")}
+
+
+def drawn(rows: pa.Table) -> Ints:
+    """Contexts are drawn, each with all its questions."""
+    return spans.distinct(rows["context"])[0]
+
+
 def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:
     """count, exact and f1 with intervals, HasAns and NoAns, slices; the best thresholds where some are unanswerable.
 
@@ -60,12 +75,10 @@ def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, langua
     """
     table = each(rows, predictions, language)
     exact, f1 = table["exact"].to_numpy(), table["f1"].to_numpy()
-    which, _ = spans.distinct(rows["context"])
     answerable = pc.greater(pc.list_value_length(rows["answer_text"]), 0).to_numpy()
     found: dict[str, Any] = {
         "count": rows.num_rows,
-        "exact": _interval(exact, which, params),
-        "f1": _interval(f1, which, params),
+        **measured(_headline(table), drawn(rows), params.bootstrap, params.seed),
         "HasAns": _mean(exact, f1, answerable),
         "NoAns": _mean(exact, f1, ~answerable),
     }
@@ -95,11 +108,6 @@ def _mean(exact: Floats, f1: Floats, chosen: NDArray[Any]) -> dict[str, Any]:
     if not count:
         return {"count": 0, "exact": None, "f1": None}
     return {"count": count, "exact": _points(exact[chosen].mean()), "f1": _points(f1[chosen].mean())}
-
-
-def _interval(values: Floats, which: NDArray[np.int64], params: Postprocessing) -> dict[str, float | None]:
-    """The mean with its interval, contexts drawn with all their rows."""
-    return interval(means(values), which, mean, params.bootstrap, params.seed)
 
 
 def _slices(rows: pa.Table, exact: Floats, f1: Floats, language: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trainwright.rows import spans
 from trainwright.scoring import answers, generation
-from trainwright.scoring.intervals import Statistic, interval, mean, means
+from trainwright.scoring.intervals import Score, mean, means, measured
 from trainwright.tasks.seq2seq.params import Postprocessing
 
 Floats = NDArray[np.float64]
@@ -32,33 +32,48 @@ def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
     """
     if not rows["id"].equals(predictions["id"]):
         raise ValueError("predictions are not for these rows in this order")
-    measured, _ = _measured(predictions, language)
+    own, _ = _measured(predictions, language)
     gold = pc.fill_null(predictions["reference"], "")
-    return pa.table({"id": rows["id"], **measured, "prediction": predictions["prediction"], "gold": gold})
+    return pa.table({"id": rows["id"], **own, "prediction": predictions["prediction"], "gold": gold})
+
+
+def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001
+    """The texts' scores, then the tokens'; where spans are filled in, the tokens' first."""
+    return _headline(rows, *_measured(predictions, language), _tokens(predictions))
+
+
+def _headline(rows: pa.Table, each_row: dict[str, Floats], grams: Floats, sums: Floats) -> dict[str, Score]:
+    texts = {name: Score(means(each_row[name]), mean) for name in TEXT_SCORES if name != "chrf"}
+    texts["chrf"] = Score(grams, generation.chrf)
+    tokens = {
+        "loss": Score(sums, _loss, "nats", "lower"),
+        "perplexity": Score(sums, _perplexity, "perplexity", "lower"),
+        "baseline_loss": Score(sums, _baseline, "nats", "lower"),
+        "margin": Score(sums, _margin, "nats"),
+    }
+    filled = not rows["target"].is_valid().to_numpy().any()
+    return {**tokens, **texts} if filled else {**texts, **tokens}
+
+
+def _tokens(predictions: pa.Table) -> Floats:
+    """Of each row its loss, that of token frequencies, and its tokens."""
+    return np.stack(
+        [predictions[name].to_numpy().astype(np.float64) for name in ("loss", "baseline", "tokens")], axis=1
+    )
+
+
+def drawn(rows: pa.Table) -> NDArray[np.int64]:
+    """Groups are drawn, each with all its rows."""
+    return spans.distinct(rows["group"])[0]
 
 
 def scores(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Any]:
     """count, the texts' scores, the tokens' scores, and slices by the length of the source. Groups are drawn whole."""
-    which, _ = spans.distinct(rows["group"])
-
-    def score(sums: Floats, statistic: Statistic, **more: str) -> dict[str, Any]:
-        return {**interval(sums, which, statistic, params.bootstrap, params.seed), **more}
-
-    measured, grams = _measured(predictions, language)
-    texts = {name: score(means(measured[name]), mean) for name in TEXT_SCORES if name != "chrf"}
-    texts["chrf"] = score(grams, generation.chrf)
-    columns = ("loss", "baseline", "tokens")
-    sums = np.stack([predictions[name].to_numpy().astype(np.float64) for name in columns], axis=1)
-    tokens = {
-        "loss": score(sums, _loss, unit="nats", better="lower"),
-        "perplexity": score(sums, _perplexity, unit="perplexity", better="lower"),
-        "baseline_loss": score(sums, _baseline, unit="nats", better="lower"),
-        "margin": score(sums, _margin, unit="nats"),
-    }
-    filled = not rows["target"].is_valid().to_numpy().any()
-    found = {**tokens, **texts} if filled else {**texts, **tokens}
+    each_row, grams = _measured(predictions, language)
+    sums = _tokens(predictions)
+    found = measured(_headline(rows, each_row, grams, sums), drawn(rows), params.bootstrap, params.seed)
     whole = {"target_tokens": int(sums[:, 2].sum())}
-    return {"count": rows.num_rows, **found, **whole, "slices": list(_slices(rows, measured, grams, sums))}
+    return {"count": rows.num_rows, **found, **whole, "slices": list(_slices(rows, each_row, grams, sums))}
 
 
 def _measured(predictions: pa.Table, language: str) -> tuple[dict[str, Floats], Floats]:
@@ -97,14 +112,14 @@ def _margin(sums: Floats) -> Floats:
     return _per_token(sums[..., 1] - sums[..., 0], sums[..., 2])
 
 
-def _slices(rows: pa.Table, measured: dict[str, Floats], grams: Floats, sums: Floats) -> Any:
+def _slices(rows: pa.Table, each_row: dict[str, Floats], grams: Floats, sums: Floats) -> Any:
     """The scores of rows of one length of source, in characters, shortest first."""
     upper = np.array([limit for limit, _ in LENGTHS if limit is not None])
     bucket = np.searchsorted(upper, pc.utf8_length(rows["source"]).to_numpy())
     for place, (_, name) in enumerate(LENGTHS):
         chosen = bucket == place
         if chosen.any():
-            figures = {score: 100 * measured[score][chosen].mean() for score in TEXT_SCORES[:-1]}
+            figures = {score: 100 * each_row[score][chosen].mean() for score in TEXT_SCORES[:-1]}
             figures["chrf"] = generation.chrf(grams[chosen].sum(axis=0))
             figures |= {"loss": _loss(sums[chosen].sum(axis=0)), "margin": _margin(sums[chosen].sum(axis=0))}
             rounded = {key: round(float(v), 4) if np.isfinite(v) else None for key, v in figures.items()}

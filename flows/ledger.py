@@ -1,0 +1,105 @@
+"""The ledger: what was decided of each pipeline and why, one JSON file a decision, on a branch that only grows.
+
+Every tick of a schedule, every publication, promotion and rollback leaves an entry, whether it changed anything or not.
+The branch `ledger` of the Git remote holds them, each in a commit on the one before:
+decisions/<pipeline>/<UTC time>-<id>.json. An entry is kept in .trainwright/ledger/ until the remote has it, so that
+none is lost while it is away; the next command that records or reads in earnest brings it there.
+"""
+
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows import git
+from flows.workspace import held
+from trainwright.core import layout
+from trainwright.core.errors import InputError, MachineryError
+
+BRANCH = "refs/heads/ledger"
+FOLDER = "decisions"
+
+
+def record(root: Path, name: str, decision: dict[str, Any]) -> None:
+    """Keep a decision of pipeline `name` for good; JSON values. `time` (UTC) and `pipeline` are put in here.
+
+    It does not fail where the remote is away: the entry waits here, and `sync` brings it there later.
+    """
+    now = datetime.now(UTC)
+    entry = {"time": now.isoformat(timespec="seconds"), "pipeline": name, **decision}
+    text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+    layout.write_file(_pending(root) / name / f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}.json", text)
+    sync(root)
+
+
+def sync(root: Path) -> bool:
+    """Fetch the ledger, and bring there what waits here. False where the remote is away, or there is none."""
+    folder = _pending(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(folder.parent / "lock"):  # of one clone one process pushes, for all that wait
+            _deliver(root)
+    except (MachineryError, InputError):
+        return False
+    return True
+
+
+def last(root: Path, name: str) -> dict[str, Any] | None:
+    """The newest decision that this clone knows of; None where there is none."""
+    return next(iter(entries(root, name, 1)), None)
+
+
+def entries(root: Path, name: str, count: int = 20) -> list[dict[str, Any]]:
+    """The newest `count` decisions of a pipeline, newest first: those fetched last, and those that wait here.
+
+    Nothing is fetched: `sync` does that.
+    """
+    waiting = [json.loads(path.read_text(encoding="utf-8")) for path in _waiting(root, name)][::-1]
+    found = [entry for entry in waiting[:count] if isinstance(entry, dict)]
+    ref = _fetched(root)
+    if len(found) >= count or ref is None or git.commit(root, ref) is None:
+        return found
+    most = f"--max-count={count + len(waiting)}"  # a few may be there and still wait here
+    listed = git.git(root, "log", most, "--format=", "--name-only", "--diff-filter=A", ref, "--", f"{FOLDER}/{name}/")
+    seen = {path.name for path in _waiting(root, name)}
+    for path in listed.split():
+        content = git.read(root, ref, path)
+        if content is not None and Path(path).name not in seen and len(found) < count:
+            found.append(json.loads(content))
+    return found
+
+
+def _deliver(root: Path) -> None:
+    """Push what waits, each entry in a commit of its own, until no other clone gets in between."""
+    for _ in git.tries():
+        ref = _fetched(root)
+        git.fetch(root, f"+{BRANCH}:{ref}")
+        head = old = git.commit(root, str(ref))
+        waiting = _waiting(root)
+        for path in waiting:
+            place = f"{FOLDER}/{path.parent.name}/{path.name}"
+            if head and git.read(root, head, place) is not None:
+                continue  # pushed by a process that was killed before it could say so
+            content = {place: path.read_bytes()}
+            head = git.make_commit(root, head, content, [head] if head else [], f"Decide on {path.parent.name}")
+        if head == old or (head and git.push(root, {BRANCH: (head, old)})):
+            if head:
+                git.set_ref(root, str(ref), head)
+            for path in waiting:
+                path.unlink()
+            return
+
+
+def _fetched(root: Path) -> str | None:
+    name = git.remote(root)
+    return f"refs/remotes/{name}/ledger" if name else None
+
+
+def _pending(root: Path) -> Path:
+    return root / ".trainwright" / "ledger" / "pending"
+
+
+def _waiting(root: Path, name: str = "*") -> list[Path]:
+    """The entries that the remote has not, as far as we know; oldest first."""
+    return sorted(_pending(root).glob(f"{name}/[!.]*.json"), key=lambda path: path.name)

@@ -1,0 +1,528 @@
+"""Publication: a new version becomes visible in one step, or not at all.
+
+A publication makes two commits. V is the version: the tree of the commit that ran, with the pipeline's entries of
+dvc.lock, its pins and data/<pipeline>/published/. Checked out and pulled it is that model, and DVC finds nothing
+changed. P is the new head of the published branch: the newest code with every pipeline's own entries and files. Data go
+to the DVC remote first and are read back there; then one atomic push moves the branch and the tags (flows/registry.py).
+
+What is ready to be published is written down before anything is pushed, so that a kill or a remote that is away leaves
+readers with the old version and the next run with nothing to do but the rest (`finish`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flows import dvc, git, ledger, registry
+from flows.registry import Act, Bump, Version
+from flows.workspace import Workspace, held, workspace
+from trainwright import champion, operations
+from trainwright.champion import Side, TestSet, Verdict
+from trainwright.core import layout, params, tasks
+from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Params, Pipeline
+from trainwright.operations import Publication, Running
+from trainwright.rows import tables
+
+PUBLISHED, UNPUBLISHED = "published", "unpublished"
+COMPARED = ("splitting", "evaluation", "postprocessing")  # what of a version a comparison reads
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is published: the head of the branch, and its entries of dvc.lock by stage."""
+
+    head: str
+    entries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A version that is made and not published yet; kept in .trainwright/unpublished/ until it is.
+
+    `commit` is V, `code` the commit that ran, `known` the versions that it was compared with or knew of, `stages` those
+    whose outputs the remote must have.
+    """
+
+    name: str
+    version: str
+    commit: str
+    code: str
+    branch: str
+    act: Act
+    why: str
+    known: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+def fetch(home: Path, branch: str) -> str | None:
+    """Bring the published branch and all versions here. Returns the branch's head; None where nothing is published.
+
+    Raises MachineryError where the remote cannot be reached.
+    """
+    git.fetch(home, f"+refs/heads/{branch}:{_ours(home, branch)}", "+refs/tags/*:refs/tags/*")
+    return git.commit(home, _ours(home, branch))
+
+
+def state(home: Path, branch: str) -> State | None:
+    """What is published, as of the last `fetch`; None where nothing is."""
+    head = git.commit(home, _ours(home, branch))
+    return State(head, _entries(home, head)) if head else None
+
+
+def restore(space: Workspace, name: str, what: Params, head: str | None) -> None:
+    """Put the published entries of dvc.lock and pins of `name`, and of the pipelines that it comes after, into a
+    workspace: those of each one's newest version, which on a protected branch may be ahead of its `head`.
+    """
+    for pipeline in what.chain(name):
+        newest = registry.versions(space.home, pipeline)[-1:]
+        if commit := newest[0].commit if newest else head:
+            _put(space, pipeline, commit)
+
+
+def _put(space: Workspace, pipeline: str, commit: str) -> None:
+    """Put a pipeline's entries of dvc.lock and its pins, as they are at a commit, into a workspace."""
+    own = _of(_entries(space.home, commit), pipeline)
+    if own:
+        others = {stage: entry for stage, entry in _lock(space.root).items() if not _is_of(stage, pipeline)}
+        layout.write_file(space.root / "dvc.lock", dvc.lock_text(others | own))
+        for path in _pins(pipeline):
+            if (content := git.read(space.home, commit, path)) is not None:
+                layout.write_file(space.root / path, content.decode())
+
+
+def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publication) -> Verdict:
+    """Whether what the workspace's pipeline has made may be published: against the version in use and the best so far.
+
+    Their rows and outputs are restored from cache or remote; no model runs. Raises MachineryError where they cannot be.
+    """
+    here = Layout(space.root, name)
+    challenger = _side(here, "the challenger", pipeline)
+    metrics = json.loads((here.stage("postprocessing") / "metrics.json").read_text(encoding="utf-8"))
+    known = tuple(version.version for version in registry.versions(space.home, name))
+    now = registry.in_use(space.home, name)
+    if now is None:
+        return replace(champion.judge(settings, challenger, [], None, [], metrics), known=known)
+    frozen = _frozen(space.home, now)
+    line = _line(space.home, name, frozen)
+    score = settings.score or next(iter(registry.record(space.home, now).get("frozen", {}).get("values", {})), "")
+    best = _best(space.home, line, score, metrics) or now
+    with ExitStack() as stack:
+        rivals = [_restored(stack, space.home, version) for version in dict.fromkeys((now, best))]
+        versions = [version.version for version in line]
+        learnt = _learnt(here, pipeline)
+        verdict = champion.judge(settings, challenger, rivals, frozen, learnt, metrics, versions)
+    return replace(verdict, known=known)
+
+
+def publish(
+    space: Workspace,
+    name: str,
+    what: Params,
+    running: Running,
+    project: dvc.Project,
+    verdict: Verdict,
+    record: Mapping[str, Any],
+    *,
+    bump: Bump = "minor",
+    act: Act = "publish",
+    why: str = "",
+) -> tuple[Version, str]:
+    """Publish what the workspace's pipeline has made, and put it in use.
+
+    `record` is what a run says of itself; what its files say is put in here. Returns the version and "published",
+    "unpublished" (the remote is away; `finish` goes on from there), or, where the branch is protected, how to merge.
+
+    Raises InputError where there is no remote, RefusedError where a version was published meanwhile that this one was
+    not compared with.
+    """
+    if project.remote() is None:
+        raise InputError(Fault(str(space.home), "there is no DVC remote", git.REMEDY))
+    if git.remote(space.home) is None:
+        raise InputError(Fault(str(space.home), "there is no Git remote", git.REMEDY))
+    branch = running.of(name).publication.branch
+    newest = registry.versions(space.home, name)[-1:]
+    version = registry.following(newest[0] if newest else None, bump)
+    commit, stages = _version(space, name, what, version, verdict, {**record, "act": act, "why": why})
+    ready = Ready(name, version, commit, space.commit, branch, act, why, verdict.known, stages)
+    _keep(space.home, ready)
+    return _deliver(space.home, project, ready)
+
+
+def finish(home: Path, name: str, say: Say) -> Version | None:
+    """Publish what an earlier run has left ready, without doing any of its work again. Returns the version, if any is
+    published now; the remote being away still, or another version having come first, is said."""
+    ready = _kept(home, name)
+    if ready is None:
+        return None
+    try:
+        with workspace(home, name, ready.commit) as space:
+            version, where = _deliver(home, dvc.Project(space.root), ready)
+    except RefusedError as error:
+        say(f"{name}: {error}")
+        return None
+    if where == UNPUBLISHED:
+        say(f"{name}: {ready.version} still waits to be published, since the remote cannot be reached")
+        return None
+    say(f"{name}: {version}, ready since an earlier run, is published" + ("" if where == PUBLISHED else f". {where}"))
+    return version
+
+
+def waiting(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """The run records of versions that are ready and not published, by pipeline."""
+    found = {}
+    for path in sorted(_folder(root).glob("[!.]*.json")):
+        ready = _kept(root, path.stem)
+        if ready:
+            content = git.read(root, ready.commit, f"{_published(ready.name)}/version.json")
+            found[ready.name] = [json.loads(content)] if content else [{"version": ready.version}]
+    return found
+
+
+def accept(home: Path, name: str, why: str, say: Say, new_line: bool = False) -> str:
+    """Take the results of the version in use for the code that is checked out, as a version of its own.
+
+    For changes of code that change no behaviour: the outputs are committed to DVC as they are, every gate runs again,
+    and the ledger and the version's record say that they were accepted and why. With `new_line` the test rows are
+    frozen anew, and what follows is compared on them. Returns what was done, in words.
+
+    Raises InputError where there is nothing to accept, or where parameters or data have changed too, which only a
+    retrain can answer; RefusedError where a gate says no.
+    """
+    registry.fetch(home, name)
+    now = registry.in_use(home, name)
+    if now is None:
+        raise InputError(Fault(name, "no version of it is published", f"Run `trainwright retrain {name}`."))
+    with workspace(home, name, git.head(home)) as space:
+        what, running = operations.load(space.root / "params.yaml")
+        what.pipeline(name)
+        for each in what.chain(name):
+            _put(space, each, now.commit)
+        project = dvc.Project(space.root)
+        nodes = [node.name for node in project.graph(name)]
+        changed = _changed_code(project, name, nodes)
+        if not changed and not new_line:
+            raise InputError(Fault(name, f"{now} is of this code already", "There is nothing to accept."))
+        project.restore([entry for each in what.chain(name) for entry in _of(_lock(space.root), each)])
+        project.commit(changed)
+        gates = [node for node in nodes if node.partition("@")[0].endswith("_gate")]
+        for gate in gates:
+            _again(project, gate, say)
+        known = tuple(version.version for version in registry.versions(home, name))
+        frozen = _frozen(home, now)
+        side = _side(Layout(space.root, name), name, what.pipelines[name])
+        if new_line:
+            frozen = champion.freeze(side.rows, frozen.line + 1)
+        verdict = champion.accepted(side, frozen, f"Accepted for other code, with the results of {now}: {why}", known)
+        version, where = publish(
+            space, name, what, running, project, verdict, {"accepted": {"of": now.version, "stages": changed}},
+            bump="patch", act="accept", why=why,
+        )  # fmt: skip
+    told = {"decision": "accepted", "version": version.version, "of": now.version, "stages": changed, "why": why}
+    ledger.record(home, name, told)
+    return f"{version} has the results of {now.version} for the code of {space.commit[:10]}: {where}"
+
+
+def _again(project: dvc.Project, gate: str, say: Say) -> None:
+    try:
+        project.reproduce(gate, lambda line: say(line.text), float("inf"), force=True)
+    except dvc.StageError as error:
+        failure = Layout(project.root, gate.partition("@")[2]).failure(gate.partition("@")[0])
+        words = json.loads(failure.read_text(encoding="utf-8"))["message"] if failure.exists() else str(error)
+        raise RefusedError(f"{gate}: {words}") from None
+
+
+def _changed_code(project: dvc.Project, name: str, nodes: Sequence[str]) -> list[str]:
+    """The stages of which nothing but code has changed. Raises InputError where something else has, too."""
+    found = []
+    for node in nodes:
+        changes = project.changes(node, missing=False)
+        if other := [words for words in changes if not re.match(r"(stages|trainwright)/\S+ ", words)]:
+            remedy = f"Only new code can be accepted; run `trainwright retrain {name}`."
+            raise InputError(Fault(node, f"not its code alone has changed: {other[0]}", remedy))
+        if changes:
+            found.append(node)
+    return found
+
+
+def _version(
+    space: Workspace, name: str, what: Params, version: str, verdict: Verdict, record: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...]]:
+    """The commit of the version, on no ref, and the stages that it needs."""
+    chain = what.chain(name)
+    now = _lock(space.root)
+    own = {stage: entry for stage, entry in now.items() if any(_is_of(stage, each) for each in chain)}
+    entries = _entries(space.home, space.commit)
+    kept = {stage: entry for stage, entry in entries.items() if not any(_is_of(stage, each) for each in chain)}
+    frozen = replace(verdict.frozen, frozen_at=verdict.frozen.frozen_at or version)
+    scores = Layout(space.root, name).stage("postprocessing") / "metrics.json"
+    metrics = json.loads(scores.read_text(encoding="utf-8")) if scores.exists() else {}
+    told = {
+        "version": version,
+        "commit": space.commit,
+        **record,
+        "frozen": {"line": frozen.line, "values": verdict.values},
+        "decision": {**verdict.as_dict(), "frozen": {"line": frozen.line, "rows": len(frozen.ids)}},
+        "scores": {split: _headline(metrics, split) for split in metrics},
+        "pins": {path: json.loads(text) for path in _pins(name) if (text := _text(space.root / path))},
+        "went_through": _went_through(Layout(space.root, name), _of(own, name)),
+    }
+    contents: dict[str, bytes | None] = {"dvc.lock": dvc.lock_text({**kept, **own}).encode()}
+    contents["params.yaml"] = (space.root / "params.yaml").read_bytes()
+    for path in [path for each in chain for path in _pins(each)]:
+        if text := _text(space.root / path):
+            contents[path] = text.encode()
+    for path in git.files(space.home, space.commit, _published(name)):
+        contents[path] = None
+    files = {
+        "version.json": json.dumps(told, indent=1, ensure_ascii=False) + "\n",
+        "scores.json": json.dumps(metrics, indent=1, ensure_ascii=False) + "\n",
+        "test_set.json": frozen.to_json(),
+        "decision.md": f"# {name} {version}\n\n{verdict.words}\n",
+    }
+    contents |= {f"{_published(name)}/{file}": text.encode() for file, text in files.items()}
+    message = f"{name} {version}\n\n{verdict.words}"
+    return git.make_commit(space.home, space.commit, contents, [space.commit], message), tuple(own)
+
+
+def _went_through(here: Layout, entries: Mapping[str, str]) -> dict[str, Any]:
+    """Of each stage what went in and came out, by DVC's MD5, and the SHA-256 that its gate certified."""
+    from ruamel.yaml import YAML
+
+    found = {}
+    for stage, entry in entries.items():
+        told = YAML(typ="safe").load(entry)[stage]
+        paths = {kind: {part["path"]: part.get("md5") for part in told.get(kind, [])} for kind in ("deps", "outs")}
+        certificate = here.certificate(stage.partition("@")[0])
+        digest = json.loads(certificate.read_text(encoding="utf-8")).get("digest") if certificate.exists() else None
+        found[stage.partition("@")[0]] = {"in": paths["deps"], "out": paths["outs"], "sha256": digest}
+    return found
+
+
+def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, str]:
+    """Push data, then refs; what is ready stays so until both are done."""
+    try:
+        where = _published_already(home, ready)
+        if where is None:
+            project.push(ready.stages, _whole_before(home, ready))
+            where = _move(home, ready)
+    except dvc.DamagedError:
+        _forget(home, ready)
+        raise
+    except (RefusedError, InputError):
+        _forget(home, ready)
+        raise
+    except MachineryError:
+        return Version(ready.name, ready.version, ready.commit, ""), UNPUBLISHED
+    _forget(home, ready)
+    made = next(version for version in registry.versions(home, ready.name) if version.version == ready.version)
+    return made, where
+
+
+def _published_already(home: Path, ready: Ready) -> str | None:
+    """A run that was killed after its push may have published it. Raises RefusedError where another has come first."""
+    registry.fetch(home, ready.name)
+    there = registry.versions(home, ready.name)
+    if any(version.version == ready.version and version.commit == ready.commit for version in there):
+        return PUBLISHED
+    if new := [version for version in there if version.version not in ready.known]:
+        raise RefusedError(
+            f"{new[-1]} was published meanwhile, and {ready.version} was not compared with it: it is not published. "
+            "The next run compares it."
+        )
+    return None
+
+
+def _move(home: Path, ready: Ready) -> str:
+    """Move branch and tags in one push, again and again while other pipelines get in between. Returns where to."""
+    ref = f"refs/heads/{ready.branch}"
+    with held(_lock_file(home)):  # publishers of one clone need not race one another
+        for _ in git.tries():
+            head = fetch(home, ready.branch)
+            if (where := _published_already(home, ready)) is not None:
+                return where
+            commit = _head(home, head, ready)
+            used = registry.use_tag(home, ready.name, ready.commit, ready.act, ready.why)
+            named = registry.version_tag(home, ready.name, ready.version, ready.commit, f"{ready.name} {ready.version}")
+            tags: dict[str, tuple[str, str | None]] = {tag: (made, None) for tag, made in (named, used)}
+            try:
+                moved, where = git.push(home, {ref: (commit, head), **tags}), PUBLISHED
+            except git.ProtectedError:
+                own = f"{ready.branch}-{ready.name}-{ready.version}"
+                moved = git.push(home, {f"refs/heads/{own}": (commit, None), **tags})
+                where = (
+                    f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it into the "
+                    f"branch, merge {own}: git switch {ready.branch} && git merge {git.remote(home)}/{own}"
+                )
+            if moved:
+                for tag, (made, _) in tags.items():
+                    git.set_ref(home, tag, made)
+                return where
+    raise AssertionError
+
+
+def _head(home: Path, head: str | None, ready: Ready) -> str:
+    """The commit that the branch moves to: the newer code, this pipeline's entries and files of the version, every
+    other's as they are published."""
+    version = _entries(home, ready.commit)
+    message = f"Publish {ready.name} {ready.version}"
+    if head is None:
+        return git.make_commit(home, ready.commit, {}, [ready.commit], message)
+    published = _entries(home, head)
+    others = {stage: entry for stage, entry in published.items() if not _is_of(stage, ready.name)}
+    new = {stage: entry for stage, entry in version.items() if stage.partition("@")[2] not in _pipelines(published)}
+    contents: dict[str, bytes | None] = {
+        "dvc.lock": dvc.lock_text({**others, **new, **_of(version, ready.name)}).encode()
+    }
+    base, giver, names = head, ready.commit, [ready.name]
+    if not git.contains(home, head, ready.code):  # the branch's code is not newer
+        base, giver, names = ready.code, head, sorted(_pipelines(others))
+        contents |= _files(home, ready.commit, base, [ready.name])
+    contents |= _files(home, giver, base, names)
+    return git.make_commit(home, base, contents, [head, ready.commit], message)
+
+
+def _files(home: Path, giver: str, base: str, names: Sequence[str]) -> dict[str, bytes | None]:
+    """What makes the files of pipelines at `base` those of `giver`."""
+    found: dict[str, bytes | None] = {}
+    for name in names:
+        wanted = [*_pins(name), *git.files(home, giver, _published(name))]
+        found |= dict.fromkeys(git.files(home, base, _published(name)))
+        found |= {path: content for path in wanted if (content := git.read(home, giver, path)) is not None}
+    return found
+
+
+def _side(here: Layout, name: str, pipeline: Pipeline) -> Side:
+    tuned = json.loads((here.stage("postprocessing") / "tuned.json").read_text(encoding="utf-8"))
+    rows, outputs = (tables.read(here.stage(stage) / "test.parquet") for stage in ("splitting", "evaluation"))
+    return Side(name, rows, outputs, tuned, pipeline)
+
+
+def _restored(stack: ExitStack, home: Path, version: Version) -> Side:
+    """A published version's side of a comparison, its bytes those that were certified when it was published."""
+    space = stack.enter_context(workspace(home, version.name, version.commit))
+    here = Layout(space.root, version.name)
+    pipeline = params.load(here.params).pipeline(version.name)
+    dvc.Project(space.root).restore([f"{stage}@{version.name}" for stage in COMPARED])
+    told = registry.record(home, version)["went_through"]
+    for stage in COMPARED:
+        if layout.digest(here.stage(stage)) != told[stage]["sha256"]:
+            raise MachineryError(f"The {stage} of {version} is not what was published: its objects are damaged.")
+    return _side(here, version.version, pipeline)
+
+
+def _learnt(here: Layout, pipeline: Pipeline) -> Iterator[Any]:
+    columns = ["id", "parent", *tasks.load(pipeline.task, "rows").IDENTITY]
+    for split in ("train", "validation"):
+        yield from tables.batches(here.stage("splitting") / f"{split}.parquet", columns)
+
+
+def _frozen(home: Path, version: Version) -> TestSet:
+    content = git.read(home, version.commit, f"{_published(version.name)}/test_set.json")
+    if content is None:
+        raise MachineryError(f"{version} has no frozen test set")
+    return TestSet.from_json(content)
+
+
+def _line(home: Path, name: str, frozen: TestSet) -> list[Version]:
+    """The versions that were measured on this line, without those that a rollback has taken out."""
+    standing = {use.commit for use in registry.standing(home, name)}
+    found = [version for version in registry.versions(home, name) if version.commit in standing]
+    return [v for v in found if registry.record(home, v).get("frozen", {}).get("line") == frozen.line]
+
+
+def _best(home: Path, line: Sequence[Version], score: str, metrics: Mapping[str, Any]) -> Version | None:
+    from trainwright.scoring import wording
+
+    sign = -1 if wording.kind(metrics, score)["better"] == "lower" else 1
+    values = [(registry.record(home, version)["frozen"]["values"].get(score), version) for version in line]
+    measured = [(sign * value, version) for value, version in values if value is not None]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else None
+
+
+def _headline(metrics: Mapping[str, Any], split: str) -> dict[str, Any]:
+    from trainwright.scoring import wording
+
+    return {name: entry for name, entry in metrics[split].items() if wording.is_score(entry)}
+
+
+def _whole_before(home: Path, ready: Ready) -> set[str]:
+    """The MD5s of outputs that were read back whole when the newest version was published."""
+    newest = registry.versions(home, ready.name)[-1:]
+    text = git.read(home, newest[0].commit, "dvc.lock") if newest else None
+    return set(re.findall(r"^      md5: (\S+)$", text.decode(), re.M)) if text else set()
+
+
+def _entries(home: Path, commit: str) -> dict[str, str]:
+    return dvc.lock_entries((git.read(home, commit, "dvc.lock") or b"").decode())
+
+
+def _lock(root: Path) -> dict[str, str]:
+    return dvc.lock_entries(_text(root / "dvc.lock"))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _is_of(stage: str, pipeline: str) -> bool:
+    return stage.partition("@")[2] == pipeline
+
+
+def _of(entries: Mapping[str, str], pipeline: str) -> dict[str, str]:
+    return {stage: entry for stage, entry in entries.items() if _is_of(stage, pipeline)}
+
+
+def _pipelines(entries: Mapping[str, str]) -> set[str]:
+    return {stage.partition("@")[2] for stage in entries}
+
+
+def _pins(name: str) -> tuple[str, str]:
+    return f"data/{name}/source.json", f"data/{name}/base_model.json"
+
+
+def _published(name: str) -> str:
+    return f"data/{name}/published"
+
+
+def _ours(home: Path, branch: str) -> str:
+    return f"refs/remotes/{git.remote(home)}/{branch}"
+
+
+def _folder(home: Path) -> Path:
+    return home / ".trainwright" / "unpublished"
+
+
+def _lock_file(home: Path) -> Path:
+    _folder(home).mkdir(parents=True, exist_ok=True)
+    return _folder(home) / "lock"
+
+
+def _keep(home: Path, ready: Ready) -> None:
+    """Write down what is ready, with a ref that keeps its commit from Git's tidying up."""
+    git.set_ref(home, _kept_ref(ready.name), ready.commit)
+    layout.write_file(_folder(home) / f"{ready.name}.json", json.dumps(asdict(ready), indent=1) + "\n")
+
+
+def _kept(home: Path, name: str) -> Ready | None:
+    text = _text(_folder(home) / f"{name}.json")
+    if not text:
+        return None
+    read = json.loads(text)
+    return Ready(**{**read, "known": tuple(read["known"]), "stages": tuple(read["stages"])})
+
+
+def _forget(home: Path, ready: Ready) -> None:
+    (_folder(home) / f"{ready.name}.json").unlink(missing_ok=True)
+    if git.commit(home, _kept_ref(ready.name)):
+        git.set_ref(home, _kept_ref(ready.name), None)
+
+
+def _kept_ref(name: str) -> str:
+    return f"refs/trainwright/unpublished/{name}"

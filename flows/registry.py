@@ -1,0 +1,279 @@
+"""Versions of models as tags of Git, by the naming of GTO: which there are, which is in use, which was before.
+
+`sample-qa@v1.3.0` is a version, the commit with its lock, pins, scores and run record; `sample-qa#prod#7` says that
+from then on it is the one in use. Tags are only ever added, so that promoting and rolling back move no data: what a
+version was is what it is. `gto show` and `gto history` read the same tags.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from flows import git, ledger
+from trainwright.core.errors import Fault, InputError, RefusedError, nearest
+
+STAGE = "prod"  # the stage, in GTO's sense, of the version in use
+FIRST = "v1.0.0"
+Act = Literal["publish", "promote", "rollback", "accept"]
+Bump = Literal["major", "minor", "patch"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version of a pipeline's model. `uses` are the numbers of the tags that put it in use."""
+
+    name: str
+    version: str
+    commit: str
+    made: str
+    uses: tuple[int, ...] = ()
+    in_use: bool = False
+
+    @property
+    def since(self) -> str:
+        """When it was published, to the minute."""
+        return self.made[:16].replace("T", " ")
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Use:
+    """One time that a version was put in use: the tag's number, when, by what act and why."""
+
+    number: int
+    commit: str
+    made: str
+    act: str
+    why: str = ""
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def versions(root: Path, name: str) -> list[Version]:
+    """The versions of a pipeline that this clone knows of, oldest first."""
+    import semver
+
+    history = uses(root, name)
+    found = []
+    for tag in git.tags(root, f"{name}@*"):
+        if version := _parsed(tag.name).get("version"):
+            own = tuple(use.number for use in history if use.commit == tag.commit)
+            now = bool(history) and history[-1].commit == tag.commit
+            found.append(Version(name, version, tag.commit, tag.made, own, now))
+    return sorted(found, key=lambda version: semver.Version.parse(version.version.removeprefix("v")))
+
+
+def in_use(root: Path, name: str) -> Version | None:
+    """The version that was put in use last; None where none is published."""
+    return next((version for version in versions(root, name) if version.in_use), None)
+
+
+def uses(root: Path, name: str) -> list[Use]:
+    """Every time that a version was put in use, oldest first."""
+    found = []
+    for tag in git.tags(root, f"{name}#{STAGE}#*"):
+        if number := _parsed(tag.name).get("counter"):
+            said = _said(tag.message)
+            found.append(Use(number, tag.commit, tag.made, said.get("act", "promote"), said.get("why", ""), said))
+    return sorted(found, key=lambda use: use.number)
+
+
+def standing(root: Path, name: str) -> list[Use]:
+    """What a rollback goes back through: the uses that no rollback has taken back, oldest first.
+
+    A rollback takes the newest of them away, so that a second one goes on to what was in use before, not back to what
+    the first one took out.
+    """
+    stack: list[Use] = []
+    for use in uses(root, name):
+        if use.act == "rollback" and use.commit in [before.commit for before in stack]:
+            while stack[-1].commit != use.commit:
+                stack.pop()
+        elif not stack or stack[-1].commit != use.commit:
+            stack.append(use)
+    return stack
+
+
+def record(root: Path, version: Version) -> dict[str, Any]:
+    """The version's run record (data/<pipeline>/published/version.json); {} where it has none."""
+    content = git.read(root, version.commit, f"data/{version.name}/published/version.json")
+    return json.loads(content) if content else {}
+
+
+def known(root: Path) -> list[str]:
+    """The pipelines that have a version."""
+    return sorted({found["name"] for tag in git.tags(root) if "version" in (found := _parsed(tag.name))})
+
+
+def fetch(root: Path, name: str | None = None) -> None:
+    """Bring the remote's versions of a pipeline, or of all, here. Raises MachineryError where it cannot be reached."""
+    patterns = [f"{name}@*", f"{name}#{STAGE}#*"] if name else ["*"]
+    git.fetch(root, *(f"+refs/tags/{pattern}:refs/tags/{pattern}" for pattern in patterns))
+
+
+def following(newest: Version | None, bump: Bump) -> str:
+    """The number of the version after `newest`."""
+    import semver
+
+    if newest is None:
+        return FIRST
+    return f"v{semver.Version.parse(newest.version.removeprefix('v')).next_version(bump)}"
+
+
+def promote(root: Path, name: str, version: str, why: str = "") -> str:
+    """Put a version in use: one tag, pushed. Returns what was done, in words.
+
+    Where another was put in use at the same moment, this one comes after it. Raises InputError where there is no such
+    version, MachineryError where the remote cannot be reached.
+    """
+    fetch(root, name)
+    chosen = _version(root, name, version)
+    before = in_use(root, name)
+    if before == chosen:
+        return f"{chosen} is in use already"
+    for number in git.tries():
+        if number:
+            fetch(root, name)
+        now = in_use(root, name)
+        if _use(root, chosen, "promote", why):
+            meanwhile = f"; {now} was put in use a moment before" if now and now != before else ""
+            return _told(root, "promoted", chosen, now, why, meanwhile)
+    raise AssertionError
+
+
+def rollback(root: Path, name: str, why: str = "") -> str:
+    """Put in use again what was before the version in use. Returns what was done, in words.
+
+    Raises InputError where there was none before, RefusedError where another is put in use at the same moment: what
+    should be taken back is then for a person to say again.
+    """
+    fetch(root, name)
+    if not versions(root, name):
+        raise InputError(_unpublished(root, name))
+    stack = standing(root, name)
+    now = in_use(root, name)
+    if len(stack) < 2:
+        says = f"{now} is the first that was in use" if now else "no version is in use"
+        raise InputError(Fault(name, f"there is nothing to go back to: {says}", "See `trainwright models list`."))
+    chosen = next(version for version in versions(root, name) if version.commit == stack[-2].commit)
+    if not _use(root, chosen, "rollback", why):
+        raise RefusedError(
+            f"{name}: another version was put in use at the same moment. See `trainwright models list {name}`, "
+            "then roll back again if it should still be."
+        )
+    return _told(root, "rolled back", chosen, now, why)
+
+
+def listing(root: Path, name: str | None, waiting: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Every version of a pipeline, or of all: newest first, with its scores, and whether it is in use.
+
+    `waiting` are, by pipeline, the run records of versions that are yet to be published; they come first. Raises
+    InputError where there is neither.
+    """
+    names = [name] if name else sorted({*known(root), *waiting})
+    rows = []
+    for each in names:
+        for unpublished in waiting.get(each, []):
+            rows.append(_row(each, unpublished["version"], "", "unpublished", unpublished))
+        found = versions(root, each)
+        if name and not found and not rows:
+            raise InputError(_unpublished(root, name))
+        for version in reversed(found):
+            state = "in use" if version.in_use else "was in use" if version.uses else ""
+            rows.append(_row(each, version.version, version.made, state, record(root, version)))
+    return rows
+
+
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """A listing as the lines of a table."""
+    from trainwright.scoring import wording
+
+    shown = [["model", "published", "", "score", "commit"]]
+    for row in rows:
+        scored = [(n, s) for n, s in row["scores"].items() if wording.is_score(s)][:1]
+        said = [f"{wording.label(n)} {wording.said(s, s.get('unit') or wording.POINTS)}" for n, s in scored]
+        made = row["published"][:16].replace("T", " ")
+        shown.append(
+            [f"{row['name']}@{row['version']}", made, row["state"], *(said or ["none known"]), row["commit"][:9]]
+        )
+    widths = [max(len(row[place]) for row in shown) for place in range(len(shown[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def _row(name: str, version: str, made: str, state: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    scores = (told.get("scores") or {}).get("test") or {}
+    headline = {key: entry for key, entry in scores.items() if isinstance(entry, dict) and "value" in entry}
+    commit = str(told.get("commit") or "")
+    return {"name": name, "version": version, "published": made, "state": state, "scores": headline, "commit": commit}
+
+
+def use_tag(root: Path, name: str, commit: str, act: Act, why: str) -> tuple[str, str]:
+    """The ref of the next tag that puts a version in use, by what this clone knows, and the tag, on no ref yet."""
+    from gto.constants import Action
+    from gto.tag import name_tag
+
+    number = max((use.number for use in uses(root, name)), default=0) + 1
+    tag = f"{name_tag(Action.ASSIGN, name, stage=STAGE, simple=True)}#{number}"
+    return f"refs/tags/{tag}", git.make_tag(root, tag, commit, json.dumps({"act": act, "why": why}, ensure_ascii=False))
+
+
+def version_tag(root: Path, name: str, version: str, commit: str, message: str) -> tuple[str, str]:
+    """The ref of a version's tag, and the tag: made, on no ref yet."""
+    from gto.constants import Action
+    from gto.tag import name_tag
+
+    tag = name_tag(Action.REGISTER, name, version=version, simple=True)
+    return f"refs/tags/{tag}", git.make_tag(root, tag, commit, message)
+
+
+def _use(root: Path, chosen: Version, act: Act, why: str) -> bool:
+    """Push the tag that puts a version in use; False where one of that number is there already."""
+    ref, tag = use_tag(root, chosen.name, chosen.commit, act, why)
+    if not git.push(root, {ref: (tag, None)}):
+        return False
+    git.set_ref(root, ref, tag)
+    return True
+
+
+def _told(root: Path, done: str, chosen: Version, before: Version | None, why: str, more: str = "") -> str:
+    instead = f" in place of {before.version}" if before else ""
+    decision = {"decision": done, "version": chosen.version, "before": before and before.version, "why": why}
+    ledger.record(root, chosen.name, decision)
+    return f"{chosen} is in use{instead}{more}"
+
+
+def _version(root: Path, name: str, version: str) -> Version:
+    found = {known.version: known for known in versions(root, name)}
+    if not found:
+        raise InputError(_unpublished(root, name))
+    wanted = version if version.startswith("v") else f"v{version}"
+    if wanted not in found:
+        raise InputError(Fault(f"{name}@{version}", "there is no such version", nearest(wanted, found)))
+    return found[wanted]
+
+
+def _unpublished(root: Path, name: str) -> Fault:
+    others = known(root)
+    remedy = nearest(name, others) if others else "Publish one: `trainwright retrain`."
+    return Fault(name, "no version of it is published", remedy)
+
+
+def _parsed(tag: str) -> Mapping[str, Any]:
+    """What GTO reads in a tag's name; {} where it is no tag of a version or of one put in use."""
+    from gto.constants import Action
+    from gto.tag import parse_name
+
+    found = parse_name(tag, raise_on_fail=False)
+    return found if found.get("action") in (Action.REGISTER, Action.ASSIGN) else {}
+
+
+def _said(message: str) -> dict[str, Any]:
+    """What the text of a tag of ours says; {} for one that a person wrote."""
+    try:
+        found = json.loads(message)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

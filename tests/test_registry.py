@@ -1,0 +1,180 @@
+"""Versions as tags: listed, promoted and rolled back in one push, read by GTO, by two people at once."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import git, ledger, registry
+from trainwright.core.errors import InputError, MachineryError, RefusedError
+
+RECORD = "data/sample-qa/published/version.json"
+
+
+def publish(root: Path, version: str, name: str = "sample-qa") -> str:
+    """A version as a publication leaves it: a commit with its record, and two tags."""
+    scores = {"test": {"f1": {"value": 70.0, "low": 68.0, "high": 72.0}}}
+    content = json.dumps({"version": version, "commit": git.head(root), "scores": scores}).encode()
+    head = git.head(root)
+    commit = git.make_commit(root, head, {RECORD.replace("sample-qa", name): content}, [head], version)
+    named = registry.version_tag(root, name, version, commit, "{}")
+    used = registry.use_tag(root, name, commit, "publish", "")
+    assert git.push(root, {ref: (tag, None) for ref, tag in (named, used)})
+    registry.fetch(root, name)
+    return commit
+
+
+def used(root: Path, name: str = "sample-qa") -> str | None:
+    found = registry.in_use(root, name)
+    return found and found.version
+
+
+def test_versions_come_in_the_order_of_their_numbers_and_the_newest_tag_says_which_is_in_use(clone: Path) -> None:
+    for version in ("v1.0.0", "v1.2.0", "v1.10.0"):
+        publish(clone, version)
+    publish(clone, "v1.0.0", "sample-qa-two")
+    found = registry.versions(clone, "sample-qa")
+    assert [version.version for version in found] == ["v1.0.0", "v1.2.0", "v1.10.0"]
+    assert [version.in_use for version in found] == [False, False, True]
+    assert found[2].uses == (3,)
+    assert registry.known(clone) == ["sample-qa", "sample-qa-two"]
+
+
+def test_gto_reads_what_is_in_use(clone: Path) -> None:
+    publish(clone, "v1.0.0")
+    publish(clone, "v1.1.0")
+    registry.rollback(clone, "sample-qa")
+    shown = subprocess.run(
+        [sys.executable, "-m", "gto.cli", "show", "sample-qa#prod", "--json"], cwd=clone, capture_output=True, text=True
+    )
+    if shown.returncode:
+        pytest.fail(shown.stderr)
+    assert json.loads(shown.stdout)[0]["version"] == "v1.0.0"
+
+
+def test_a_promotion_and_a_rollback_move_one_tag_and_no_byte(clone: Path, remote: Path) -> None:
+    first = publish(clone, "v1.0.0")
+    publish(clone, "v1.1.0")
+    before = git.git(remote, "rev-list", "--all", "--count")
+    words = registry.rollback(clone, "sample-qa", "wrong in the shop")
+    assert words == "sample-qa@v1.0.0 is in use in place of v1.1.0"
+    assert git.git(remote, "rev-parse", "sample-qa#prod#3^{commit}") == first
+    assert git.git(remote, "rev-list", "--all", "--count", "--not", "ledger") in before
+    assert registry.promote(clone, "sample-qa", "1.1.0") == "sample-qa@v1.1.0 is in use in place of v1.0.0"
+    assert registry.promote(clone, "sample-qa", "v1.1.0") == "sample-qa@v1.1.0 is in use already"
+    told = ledger.entries(clone, "sample-qa")
+    assert [entry["decision"] for entry in told] == ["promoted", "rolled back"]
+    assert told[1]["why"] == "wrong in the shop"
+
+
+def test_a_second_rollback_goes_further_back_and_never_to_what_was_taken_out(clone: Path) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        publish(clone, version)
+    registry.rollback(clone, "sample-qa")
+    assert used(clone) == "v1.1.0"
+    registry.rollback(clone, "sample-qa")
+    assert used(clone) == "v1.0.0"
+    with pytest.raises(InputError, match=r"v1\.0\.0 is the first that was in use"):
+        registry.rollback(clone, "sample-qa")
+
+
+def test_a_rollback_takes_a_promotion_back(clone: Path) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        publish(clone, version)
+    registry.promote(clone, "sample-qa", "v1.0.0")
+    registry.rollback(clone, "sample-qa")
+    assert used(clone) == "v1.2.0"
+
+
+@pytest.mark.parametrize(
+    "name, version, says",
+    [("sample-q", "v1.0.0", "Did you mean `sample-qa`"), ("sample-qa", "v1.0.1", "Did you mean `v1.0.0`")],
+)
+def test_a_wrong_name_or_version_is_named_with_the_nearest_right_one(
+    clone: Path, name: str, version: str, says: str
+) -> None:
+    publish(clone, "v1.0.0")
+    with pytest.raises(InputError, match=says):
+        registry.promote(clone, name, version)
+
+
+def test_a_pipeline_without_versions_says_how_to_publish_one(clone: Path) -> None:
+    for act in (lambda: registry.rollback(clone, "sample-qa"), lambda: registry.listing(clone, "sample-qa", {})):
+        with pytest.raises(InputError, match="no version of it is published"):
+            act()
+
+
+def test_of_two_promotions_at_once_both_are_kept_and_one_is_in_use(clone: Path) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        publish(clone, version)
+    said: list[str] = []
+    threads = [
+        threading.Thread(target=lambda v=version: said.append(registry.promote(clone, "sample-qa", v)))
+        for version in ("v1.0.0", "v1.1.0")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    registry.fetch(clone)
+    assert [use.number for use in registry.uses(clone, "sample-qa")] == [1, 2, 3, 4, 5]
+    assert used(clone) in ("v1.0.0", "v1.1.0")
+    assert any(words.startswith(f"sample-qa@{used(clone)} is in use in place of") for words in said)
+
+
+def test_a_rollback_that_another_change_overtakes_changes_nothing_and_says_so(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("v1.0.0", "v1.1.0"):
+        publish(clone, version)
+    fetch = registry.fetch
+
+    def overtaken(root: Path, name: str | None = None) -> None:
+        fetch(root, name)
+        monkeypatch.setattr(registry, "fetch", fetch)
+        ref, tag = registry.use_tag(root, "sample-qa", registry.versions(root, "sample-qa")[0].commit, "promote", "")
+        assert git.push(root, {ref: (tag, None)})
+
+    monkeypatch.setattr(registry, "fetch", overtaken)
+    with pytest.raises(RefusedError, match="at the same moment"):
+        registry.rollback(clone, "sample-qa")
+    registry.fetch(clone)
+    assert used(clone) == "v1.0.0" and len(registry.uses(clone, "sample-qa")) == 3
+
+
+def test_with_the_remote_away_nothing_is_promoted_and_the_listing_is_the_last_known(clone: Path, remote: Path) -> None:
+    publish(clone, "v1.0.0")
+    publish(clone, "v1.1.0")
+    remote.rename(remote.with_name("away"))
+    with pytest.raises(MachineryError):
+        registry.promote(clone, "sample-qa", "v1.0.0")
+    assert used(clone) == "v1.1.0"
+    for name in ("params.yaml", "dvc.yaml"):
+        (clone / name).write_text("{}")
+    listed = cli(clone, "models", "list", "sample-qa", "--json")
+    assert "As it was when the remote was last reached" in listed.stderr
+    assert [row["state"] for row in json.loads(listed.stdout)] == ["in use", "was in use"]
+
+
+def test_the_command_line_lists_promotes_and_rolls_back(clone: Path) -> None:
+    publish(clone, "v1.0.0")
+    publish(clone, "v1.1.0")
+    for name in ("params.yaml", "dvc.yaml"):
+        (clone / name).write_text("{}")
+    begun = time.monotonic()
+    assert cli(clone, "models", "rollback", "sample-qa", "--why", "slow").stdout.startswith("sample-qa@v1.0.0 is in")
+    assert time.monotonic() - begun < 60  # a hang, not a speed
+    heading, first, second = cli(clone, "models", "list").stdout.splitlines()
+    assert heading.split() == ["model", "published", "score", "commit"]
+    assert first.startswith("sample-qa@v1.1.0") and "was in use" in first and "F1 70.0 (68.0 to 72.0)" in first
+    assert second.startswith("sample-qa@v1.0.0") and "  in use" in second
+    wrong = cli(clone, "models", "promote", "sample-qa")
+    assert wrong.returncode == 2 and "Known here: v1.0.0, v1.1.0" in wrong.stderr
+
+
+def cli(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "flows.cli", *arguments], cwd=root, capture_output=True, text=True)
