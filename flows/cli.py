@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
+    deploy = command("deploy", _deploy, "bring a Prefect server's schedules, queues and doors to what params.yaml says")
+    deploy.add_argument("--remove", action="store_true", help="take away all that deploy has made there")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
@@ -175,6 +177,20 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
     until their model is certified."""
     ordered = dict.fromkeys(needed for name in names for needed in params.chain(name))
     return {name: None if name in names else "training_gate" for name in ordered}
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    root = _root() if arguments.remove else _project(None)[0]
+    from flows import server
+
+    server.required(root)
+    from flows import deploy
+
+    if arguments.remove:
+        deploy.remove(print)
+    else:
+        deploy.deploy(root, print)
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
