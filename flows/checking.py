@@ -1,10 +1,9 @@
 """What `trainwright check` says of a pipeline: whether it could run, what would run and why, and where it could go."""
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 
-from flows import dvc, pinning
+from flows import dvc, git, pinning
 from trainwright import pins, sources
 from trainwright.core.errors import Fault, InputError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
@@ -35,7 +34,7 @@ def check(layout: Layout, params: Pipeline, project: dvc.Project, say: Say) -> l
             say(_disk(layout, *sizes))
         except InputError as error:
             problems.append(error)
-    for line in _plan(layout, project):
+    for line in (*alone(layout, params), *_plan(layout, project)):
         say(line)
     return problems
 
@@ -44,19 +43,31 @@ def publishable(project: dvc.Project) -> str:
     """Whether models could be published from here, and if not, why; not an error."""
     missing = []
     if not project.remote():
-        missing.append("no DVC remote (`dvc remote add -d NAME URL`)")
+        missing.append("no DVC remote")
     if not shutil.which("git"):
         missing.append("Git is not installed")
-    elif (git := _git_remotes(project)) is None:
-        missing.append("not a Git repository")
-    elif not git:
-        missing.append("no Git remote (`git remote add origin URL`)")
-    return f"not publishable: {'; '.join(missing)}" if missing else "publishable: it has a Git and a DVC remote"
+    elif not git.commit(project.root, "HEAD"):
+        missing.append("not a Git repository with a commit")
+    else:
+        if not git.remote(project.root):
+            missing.append("no Git remote")
+        if not git.identity(project.root):
+            missing.append("Git does not know who commits here")
+    if missing:
+        return f"not publishable: {'; '.join(missing)} (`trainwright init` sets what is missing)"
+    return "publishable: it has a Git remote, a DVC remote and an identity"
 
 
-def _git_remotes(project: dvc.Project) -> str | None:
-    git = subprocess.run(["git", "remote"], cwd=project.root, capture_output=True, text=True, check=False)
-    return git.stdout.strip() if git.returncode == 0 else None
+def alone(layout: Layout, params: Pipeline) -> Iterator[str]:
+    """The local files that the pipeline starts from and that are not in its Git: another machine does not see them."""
+    if not shutil.which("git") or not git.commit(layout.root, "HEAD"):
+        return
+    found = {"source": params.source.uri} if params.source.format != "hub" else {}
+    if params.base_uri.startswith("folder:"):
+        found["base model"] = params.base_uri.removeprefix("folder:")
+    for what, uri in found.items():
+        if "://" not in uri and not git.knows(layout.root, uri):
+            yield f"warning      a {what} on this machine alone: {uri} is not in Git, so no other machine can retrain"
 
 
 def _source(layout: Layout, params: Pipeline) -> tuple[str, int]:

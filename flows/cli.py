@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
+    init = command("init", _init, "set Git remote, DVC remote and identity; asks for what is missing")
+    init.usage = "%(prog)s"
+    init.add_argument("--git-remote", metavar="URL", help="where versions are published: a URL or a folder")
+    init.add_argument("--dvc-remote", metavar="URL", help="where their data is kept: s3://…, ssh://…, a folder, …")
+    init.add_argument("--name", metavar="NAME", help="the name that commits bear")
+    init.add_argument("--email", metavar="E-MAIL", help="the e-mail address that commits bear")
     check = command("check", _check, "say whether a pipeline could run, what would run and why")
     check.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all")
     add = command("add", _add, "add a ready pipeline from recipes/ to params.yaml")
@@ -69,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
+    deploy = command("deploy", _deploy, "bring a Prefect server's schedules, queues and doors to what params.yaml says")
+    deploy.add_argument("--remove", action="store_true", help="take away all that deploy has made there")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
@@ -104,6 +112,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: prediction}")
     return parser
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from flows.init import Wishes, init, place
+
+    remotes = place("git-remote", arguments.git_remote), place("dvc-remote", arguments.dvc_remote)
+    wishes = Wishes(*remotes, arguments.name, arguments.email)
+    init(_root(), wishes, _answer if sys.stdin.isatty() else None, print)
+    return 0
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        print()
+        return ""
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -174,6 +199,20 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
     until their model is certified."""
     ordered = dict.fromkeys(needed for name in names for needed in params.chain(name))
     return {name: None if name in names else "training_gate" for name in ordered}
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    root = _root() if arguments.remove else _project(None)[0]
+    from flows import server
+
+    server.required(root)
+    from flows import deploy
+
+    if arguments.remove:
+        deploy.remove(print)
+    else:
+        deploy.deploy(root, print)
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import re
+import secrets
 import selectors
 import shutil
 import signal
@@ -83,7 +84,8 @@ class Project:
     Raises InputError where there is no project or dvc.yaml cannot be read.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, changes: Mapping[str, Any] | None = None) -> None:
+        """With `changes` to DVC's settings for this object alone, by section and key."""
         os.environ["DVC_SITE_CACHE_DIR"] = environment(root)["DVC_SITE_CACHE_DIR"]
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
@@ -91,7 +93,7 @@ class Project:
         self.root = root
         self._seen: list[tuple[int, int] | None] = []
         try:
-            self._repo = Repo(str(root), _wait_for_lock=True)
+            self._repo = Repo(str(root), config=changes and dict(changes), _wait_for_lock=True)
             self._mend()
         except DvcException as error:
             raise InputError(Fault("dvc.yaml", f"DVC cannot read the project: {error}", SHOWS)) from error
@@ -160,6 +162,41 @@ class Project:
     def remote(self) -> str | None:
         """The name of DVC's default remote, or None."""
         return self._repo.config["core"].get("remote") or None
+
+    def remote_url(self) -> str | None:
+        """Where the default remote is; None where there is no default remote."""
+        found = self._repo.config.get("remote", {}).get(self.remote() or "", {}).get("url")
+        return str(found) if found else None
+
+    def set_remote(self, url: str) -> None:
+        """Make `url` the default remote, in the settings that Git keeps, once something could be written there.
+
+        Raises MachineryError where nothing can be written there; then nothing has changed.
+        """
+        name = self.remote() or "storage"
+        changes = {"remote": {name: {"url": url}}, "core": {"remote": name}}
+        Project(self.root, changes).try_remote()
+        with self._repo.config.edit("repo") as config:
+            config.setdefault("core", {})["remote"] = name
+            config.setdefault("remote", {}).setdefault(name, {})["url"] = url
+        self._repo.config.load()
+
+    def try_remote(self) -> None:
+        """Write a file into the default remote, its folder made if need be, and take it away again.
+
+        Raises MachineryError where that cannot be done.
+        """
+        from dvc.exceptions import DvcException
+
+        try:
+            remote = self._repo.cloud.get_remote()
+            place = remote.fs.join(remote.path, f".trainwright-{secrets.token_hex(8)}")
+            remote.fs.makedirs(remote.path, exist_ok=True)
+            remote.fs.pipe_file(place, b"written by trainwright init; may be removed")
+            remote.fs.remove(place)
+        except Exception as error:  # every kind of remote has libraries, and exceptions, of its own
+            words = str(error) if isinstance(error, DvcException | OSError) else f"{type(error).__name__}: {error}"
+            raise MachineryError(f"the DVC remote {self.remote_url()} cannot be written: {words}") from error
 
     def lend(self, root: Path) -> None:
         """Let the worktree at `root` have this project's cache, its own settings and its remotes.

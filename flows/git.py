@@ -154,6 +154,32 @@ def remote(root: Path) -> str | None:
     return "origin" if "origin" in known else known[0] if len(known) == 1 else None
 
 
+def identity(root: Path) -> str | None:
+    """Who commits here, as "Name <address>"; None where nobody has told Git."""
+    try:
+        return git(root, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").rpartition(">")[0] + ">"
+    except GitError:
+        return None
+
+
+def setting(root: Path, key: str) -> str:
+    """A setting of Git's; empty where there is none."""
+    try:
+        return git(root, "config", "--get", key)
+    except GitError:
+        return ""
+
+
+def knows(root: Path, path: str) -> bool:
+    """Whether a file, or every file of a folder, is in Git's index. False where there is no repository."""
+    try:
+        if not git(root, "ls-files", "-z", "--", path):
+            return False
+        return not git(root, "ls-files", "-z", "--others", "--", path)
+    except GitError:  # a path outside the repository
+        return False
+
+
 def fetch(root: Path, *refspecs: str) -> None:
     """Bring what `refspecs` name of the remote here; those that the remote does not have are passed by.
 

@@ -1,4 +1,4 @@
-"""Prefect's API for as long as a command runs: the one that PREFECT_API_URL names, or one of our own.
+"""Prefect's API: the one that PREFECT_API_URL names, or, for as long as a command runs, one of our own.
 
 Prefect would start its embedded server itself, but only once it is asked, and would leave it running when the
 command is killed. Ours starts while other things are still being read, listens on a socket that was open before
@@ -6,6 +6,7 @@ it, answers only who knows this run's password, and dies with the command.
 """
 
 import atexit
+import base64
 import gc
 import os
 import secrets
@@ -19,8 +20,10 @@ import urllib.request
 from pathlib import Path
 
 from trainwright.core import process
-from trainwright.core.errors import MachineryError
+from trainwright.core.errors import Fault, InputError, MachineryError
 
+START = "start one with `prefect server start` and the settings of deploy/server.env"
+ANSWER = 10  # seconds that a server has for its first answer
 DEADLINE = 180  # seconds; a first start on a slow machine makes the database
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -28,7 +31,44 @@ QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says on the terminal what a person wants to see
     "PREFECT_CLI_PROMPT": "false",
 }
+SERVED = {
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle would be code of whoever can write results
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; a run that is silent for three times as long has died
+}
 EMBEDDED = {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+def required(home: Path | None = None) -> str:
+    """The API of the server that PREFECT_API_URL names, once it has answered. Call it before anything imports prefect.
+
+    `home` is the project whose folder Prefect keeps its files in. Raises InputError where no server is named or the
+    password is not its own, MachineryError where nothing answers.
+    """
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if not url:
+        remedy = "Then `export PREFECT_API_URL=http://127.0.0.1:4200/api`: docs/operations.md has the commands."
+        raise InputError(Fault("PREFECT_API_URL unset", START, remedy))
+    if home:
+        os.environ.setdefault("PREFECT_HOME", str(home / ".trainwright" / "prefect"))
+    for name, value in (QUIET | SERVED).items():
+        os.environ.setdefault(name, value)
+    try:
+        urllib.request.urlopen(_asking(f"{url}/admin/version"), timeout=ANSWER).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            remedy = "Set it to what PREFECT_SERVER_API_AUTH_STRING is on the server."
+            reason = "is not the server's password" if os.environ.get("PREFECT_API_AUTH_STRING") else "is unset"
+            raise InputError(Fault("PREFECT_API_AUTH_STRING", reason, remedy)) from None
+        raise MachineryError(f"{url} answers, but not as Prefect's API: HTTP {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise MachineryError(f"No Prefect server answers at {url}: {error}. Is it running?") from None
+    return url
+
+
+def _asking(url: str) -> urllib.request.Request:
+    password = os.environ.get("PREFECT_API_AUTH_STRING")
+    coded = base64.b64encode(password.encode()).decode() if password else ""
+    return urllib.request.Request(url, headers={"Authorization": f"Basic {coded}"} if coded else {})
 
 
 class Server:

@@ -106,7 +106,7 @@ def test_check_says_what_would_run_and_why_and_that_models_cannot_be_published_y
     assert said.returncode == 0, said.stderr
     assert "source.json: the source has no pin yet; the next run pins it" in said.stdout
     assert "ingestion@one: it has not run yet" in said.stdout
-    assert "not publishable: no DVC remote" in said.stdout
+    assert "not publishable: no DVC remote; not a Git repository" in said.stdout
     assert not (project.root / "data").exists()
     assert trainwright(project.root, "refresh", "one").returncode == 0
     assert "source.json: as pinned" in trainwright(project.root, "check", "one").stdout

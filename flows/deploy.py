@@ -1,0 +1,261 @@
+"""`trainwright deploy`: what a Prefect server keeps of this project, so that schedules and workers find it.
+
+One process pool with a queue a label, one deployment a scheduled pipeline, one for the stages that are sent to
+workers, and the automation that ends runs whose process has died. Everything is compared before it is written, so
+that a second `deploy` changes nothing. Import this module only once `server.required()` has answered.
+
+A caller of the API can choose nothing that is executed: the pool's template has no variable at all (Prefect's own has
+the command line and the environment), entrypoints are modules of the worker's own clone, and a deployment takes the
+parameters that its flow declares. Whoever has the server's password can still replace pool and deployments.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow
+from prefect.automations import ChangeFlowRunState, EventTrigger, Posture
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.callables import parameter_schema
+
+from trainwright import operations
+from trainwright.core.errors import Fault, InputError
+from trainwright.operations import RETRAIN, Running, Schedule
+
+POOL = "trainwright"
+STAGE = "stage"
+RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.worker.stage"
+TEMPLATE: dict[str, Any] = {
+    "job_configuration": {"stream_output": True},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+# Not CANCEL_NEW: a tick that meets another one waits, then decides for itself, and leaves its decision on record.
+ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut"}
+PAUSES = {"Cancelling", "Suspended", "Paused", "AwaitingRetry", "AwaitingConcurrencySlot"}
+DEAD_RUNS = AutomationCore(
+    name="trainwright: end dead runs",
+    description="A run without a heartbeat has lost its process or its machine, which cannot say so any more.",
+    trigger=EventTrigger(
+        posture=Posture.Proactive,
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        after={HEARTBEAT},
+        expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS | PAUSES)},
+        for_each={"prefect.resource.id"},
+        threshold=1,
+        within=SILENCE,
+    ),
+    actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has died")],
+)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A deployment as it should be. `fixed` parameters are the same for every run, whoever starts it."""
+
+    name: str
+    entrypoint: str
+    description: str
+    queue: str | None = None
+    fixed: tuple[tuple[str, str], ...] = ()
+    schedule: Schedule | None = None
+
+
+def deploy(root: Path, say: Say, retrain: str = RETRAIN_FLOW, stage: str = STAGE_FLOW) -> None:
+    """Bring the server to what params.yaml of the project at `root` says, and say of each thing what was done.
+
+    `retrain` and `stage` are the modules and functions of the two flows. Raises InputError where params.yaml is wrong
+    or names a notification block that the server does not have.
+    """
+    params, running = operations.load(root / "params.yaml")
+    wanted = [*_scheduled(list(params.pipelines), running, retrain), Wanted(STAGE, stage, "One stage, for a worker.")]
+    with get_client(sync_client=True) as client:
+        _blocks(client, running)
+        say(ensure_pool(client))
+        for queue in (RETRAIN, *sorted(running.served())):
+            say(_queue(client, queue))
+        for deployment in wanted:
+            say(_deployment(client, deployment))
+        for line in _gone(client, {deployment.name for deployment in wanted}):
+            say(line)
+        say(_automation(client))
+
+
+def remove(say: Say) -> None:
+    """Take away all that `deploy` makes. Runs that are on record stay."""
+    with get_client(sync_client=True) as client:
+        for line in _gone(client, set()):
+            say(line)
+        for automation in client.read_automations_by_name(DEAD_RUNS.name):
+            client.delete_automation(automation.id)
+            say(f"automation   removed: {DEAD_RUNS.name}")
+        try:
+            client.delete_work_pool(POOL)
+            say(f"work pool    removed: {POOL}, with its queues")
+        except ObjectNotFound:
+            say(f"work pool    not there: {POOL}")
+
+
+def ensure_pool(client: SyncPrefectClient) -> str:
+    """Make the work pool, or take out of it what others have put into its template. Returns what was done."""
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=TEMPLATE))
+        return f"work pool    made: {POOL}"
+    if pool.type != "process":
+        remedy = f"Remove it (`prefect work-pool delete {POOL}`) and deploy again."
+        raise InputError(Fault(f"work pool {POOL}", f"it is of type {pool.type}, not process", remedy))
+    if pool.base_job_template == TEMPLATE:
+        return f"work pool    unchanged: {POOL}"
+    client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=TEMPLATE))
+    return f"work pool    updated: {POOL}; its job template had been changed"
+
+
+def _scheduled(pipelines: list[str], running: Running, entrypoint: str) -> Iterator[Wanted]:
+    for name in pipelines:
+        if schedule := running.of(name).schedule:
+            says = f"Decides whether to retrain {name}, and does."
+            yield Wanted(name, entrypoint, says, RETRAIN, (("name", name),), schedule)
+
+
+def _blocks(client: SyncPrefectClient, running: Running) -> None:
+    """Raises InputError for notification blocks that nobody has saved on the server."""
+    faults = []
+    for place, notification in enumerate(running.notifications):
+        kind, _, name = notification.block.partition("/")
+        try:
+            client.read_block_document_by_name(name, kind, include_secrets=False)
+        except ObjectNotFound:
+            remedy = "Save it in the server's UI under Blocks, or take it out: docs/operations.md shows both ways."
+            reason = f"the server has no block {notification.block}"
+            faults.append(Fault("params.yaml", reason, remedy, field=f"notifications[{place}].block"))
+    if faults:
+        raise InputError(*faults)
+
+
+def _queue(client: SyncPrefectClient, name: str) -> str:
+    try:
+        client.read_work_queue_by_name(name, work_pool_name=POOL)
+    except ObjectNotFound:
+        client.create_work_queue(name, work_pool_name=POOL)
+        return f"queue        made: {name}"
+    return f"queue        unchanged: {name}"
+
+
+def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
+    flow = _flow(wanted.entrypoint)
+    shown = f"{flow.name}/{wanted.name}"
+    if wanted.schedule:
+        shown += f", {wanted.schedule.cron} in {wanted.schedule.timezone}"
+    content = {
+        "entrypoint": wanted.entrypoint,
+        "description": wanted.description,
+        "work_pool_name": POOL,
+        "work_queue_name": wanted.queue or "default",
+        "parameters": dict(wanted.fixed),
+        "parameter_openapi_schema": _declared(flow, wanted.fixed),
+        "enforce_parameter_schema": True,
+        "concurrency_options": ONE_AT_A_TIME if wanted.schedule else None,
+    }
+    try:
+        found = client.read_deployment_by_name(f"{flow.name}/{wanted.name}")
+    except ObjectNotFound:
+        found = None
+    if found and _same(found, content, wanted):
+        return f"deployment   unchanged: {shown}{'; paused by hand' if found.paused else ''}"
+    limit = 1 if wanted.schedule else None
+    schedules = [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=True)] if wanted.schedule else []
+    client.create_deployment(
+        client.create_flow(flow), wanted.name, schedules=schedules, concurrency_limit=limit, **content
+    )  # type: ignore[arg-type]
+    return f"deployment   {'updated' if found else 'made'}: {shown}"
+
+
+def _flow(entrypoint: str) -> Flow[..., Any]:
+    module, _, name = entrypoint.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, Flow):
+        raise TypeError(f"{entrypoint} is no Prefect flow")
+    return found
+
+
+def _declared(flow: Flow[..., Any], fixed: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The schema of the flow's parameters, closed to others; those that are `fixed` can be nothing else."""
+    schema: dict[str, Any] = parameter_schema(flow.fn).model_dump_for_openapi()
+    schema["additionalProperties"] = False
+    for name, value in fixed:
+        schema["properties"][name] |= {"enum": [value], "readOnly": True}
+    return schema
+
+
+def _cron(schedule: Schedule) -> CronSchedule:
+    return CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+
+
+def _same(found: DeploymentResponse, content: dict[str, Any], wanted: Wanted) -> bool:
+    """Whether the server has a deployment as it should be. A schedule that somebody has paused stays paused."""
+    limit = found.global_concurrency_limit
+    return (
+        all(getattr(found, key) == value for key, value in content.items())
+        and [entry.schedule for entry in found.schedules] == ([_cron(wanted.schedule)] if wanted.schedule else [])
+        and (limit.limit if limit else None) == (1 if wanted.schedule else None)
+        and not (found.pull_steps or found.job_variables or found.path)
+    )
+
+
+def _gone(client: SyncPrefectClient, names: set[str]) -> Iterator[str]:
+    """Remove the pool's deployments other than `names`, and with them the runs that were to come."""
+    flows: dict[UUID, str] = {}
+    for found in deployments(client):
+        if found.name not in names:
+            flow = flows.setdefault(found.flow_id, client.read_flow(found.flow_id).name)
+            client.delete_deployment(found.id)
+            yield f"deployment   removed: {flow}/{found.name}"
+
+
+def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """The deployments of the pool."""
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])), limit=200, offset=len(found)
+    ):
+        found += page
+    return found
+
+
+def _automation(client: SyncPrefectClient) -> str:
+    known = client.read_automations_by_name(DEAD_RUNS.name)
+    for more in known[1:]:
+        client.delete_automation(more.id)
+    if not known:
+        client.create_automation(DEAD_RUNS)
+        return f"automation   made: {DEAD_RUNS.name}"
+    parts = ("trigger", "actions", "description")
+    if all(_plain(getattr(known[0], part)) == _plain(getattr(DEAD_RUNS, part)) for part in parts):
+        return f"automation   unchanged: {DEAD_RUNS.name}{'' if known[0].enabled else '; switched off by hand'}"
+    client.update_automation(known[0].id, DEAD_RUNS)
+    return f"automation   updated: {DEAD_RUNS.name}"
+
+
+def _plain(part: Any) -> Any:
+    """What a part of an automation says, without the ids that the server gives."""
+    if isinstance(part, list):
+        return [_plain(entry) for entry in part]
+    if isinstance(part, str | None):
+        return part
+    return {key: value for key, value in part.model_dump().items() if key != "id"}
