@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
+    worker = command("worker", _worker, "serve labels on this machine: run the stages that params.yaml sends to them")
+    worker.add_argument("labels", nargs="+", metavar="LABEL", help="a label of `dispatch` in params.yaml, such as gpu")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
@@ -123,8 +125,10 @@ def _refresh(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Run one pipeline, or all: one that fails does not stop another, and the gravest exit code is ours."""
     root, params, running, names = _project(arguments.name)
-    from flows.server import Server
+    from flows.server import Server, required
 
+    if any(running.sent(name) for name in _with_needed(params, names)):
+        required()
     server = Server(root)  # it starts while this process imports and looks at the pins
     from flows import dvc, pinning
     from flows.pipeline import Pipeline
@@ -140,11 +144,19 @@ def _run(arguments: argparse.Namespace) -> int:
             if base := params.pipelines[name].base_pipeline:
                 base_model.trained(layout, base)
             server.ready()
-            codes.append(Pipeline(layout, project, running.of(name), terminal, goal).run())
+            codes.append(Pipeline(layout, project, running, terminal, goal).run())
         except TrainwrightError as error:
             print(f"{name}: {error}", file=sys.stderr)
             codes.append(error.exit_code)
     return max(codes)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    root = _root()
+    from flows import worker
+    from trainwright import operations
+
+    return worker.serve(root, list(dict.fromkeys(arguments.labels)), operations.load(root / "params.yaml")[1])
 
 
 def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:

@@ -28,6 +28,17 @@ def publish_scores(layout: Layout) -> None:
         _table(f"{layout.pipeline}-scores", rows, title)
 
 
+def failure(layout: Layout, stage: str) -> tuple[int, str] | None:
+    """The exit code and the words that a stage has left of its failure; None where it has not come to say anything."""
+    said = _json(layout.failure(stage))
+    return (int(said["exit_code"]), str(said["message"]).strip()) if {"exit_code", "message"} <= set(said) else None
+
+
+def timing(layout: Layout, stage: str) -> dict[str, Any]:
+    """When a stage's last run began, how long it took and where; empty where it has not said."""
+    return _json(layout.timing(stage))
+
+
 def _table(key: str, rows: Rows, description: str) -> None:
     from prefect.artifacts import create_table_artifact
 

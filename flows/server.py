@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from trainwright.core import process
-from trainwright.core.errors import MachineryError
+from trainwright.core.errors import Fault, InputError, MachineryError
 
 DEADLINE = 180  # seconds; a first start on a slow machine makes the database
 QUIET = {
@@ -27,17 +27,30 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says on the terminal what a person wants to see
     "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle is code to whoever reads it
 }
 EMBEDDED = {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+def required() -> None:
+    """Raises InputError where PREFECT_API_URL names no server."""
+    if not os.environ.get("PREFECT_API_URL"):
+        remedy = "Start one with `prefect server start` and name its address there: http://HOST:4200/api."
+        raise InputError(Fault("PREFECT_API_URL", "unset, and this needs a server that stays", remedy))
+
+
+def settle(root: Path) -> None:
+    """Set in the environment what Prefect reads when it is imported."""
+    os.environ.setdefault("PREFECT_HOME", str(root / ".trainwright" / "prefect"))
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 class Server:
     """Prefect's API, made ready for this process. Make it in the main thread, before anything imports prefect."""
 
     def __init__(self, root: Path) -> None:
-        os.environ.setdefault("PREFECT_HOME", str(root / ".trainwright" / "prefect"))
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        settle(root)
         self._child: subprocess.Popen[bytes] | None = None
         if not os.environ.get("PREFECT_API_URL"):
             self._start(Path(os.environ["PREFECT_HOME"]))
