@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trainwright.core.params import Params
     from trainwright.operations import Running
 
+Add = Callable[[str, object, str], argparse.ArgumentParser]  # a command's name, function and what it does
 INTERRUPTED = 130
 SHOWN = 10
 EXIT_CODES = """exit codes:
@@ -53,19 +55,27 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=form,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    def command(name: str, function: object, says: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.", formatter_class=form)
-        sub.set_defaults(command=function)
-        return sub
+    def adding(parent: argparse.ArgumentParser, what: str) -> Add:
+        group = parent.add_subparsers(required=True, metavar=what.upper(), title=f"{what}s")
 
-    init = command("init", _init, "set Git remote, DVC remote and identity; asks for what is missing")
-    init.usage = "%(prog)s"
-    init.add_argument("--git-remote", metavar="URL", help="where versions are published: a URL or a folder")
-    init.add_argument("--dvc-remote", metavar="URL", help="where their data is kept: s3://…, ssh://…, a folder, …")
-    init.add_argument("--name", metavar="NAME", help="the name that commits bear")
-    init.add_argument("--email", metavar="E-MAIL", help="the e-mail address that commits bear")
+        def add(name: str, function: object, says: str) -> argparse.ArgumentParser:
+            sub = group.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.", formatter_class=form)
+            sub.set_defaults(command=function)
+            return sub
+
+        return add
+
+    command = adding(parser, "command")
+    _for_work(command)
+    _for_operation(command)
+    models = command("models", None, "list the published versions of models, put one in use, go back to the one before")
+    _for_versions(adding(models, "act"), command)
+    return parser
+
+
+def _for_work(command: Add) -> None:
+    """What a person at work on a pipeline calls."""
     check = command("check", _check, "say whether a pipeline could run, what would run and why")
     check.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all")
     add = command("add", _add, "add a ready pipeline from recipes/ to params.yaml")
@@ -75,22 +85,48 @@ def _parser() -> argparse.ArgumentParser:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
-    deploy = command("deploy", _deploy, "bring a Prefect server's schedules, queues and doors to what params.yaml says")
-    deploy.add_argument("--remove", action="store_true", help="take away all that deploy has made there")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
     compare.add_argument(
         "--base", action="append", required=True, metavar="MODEL", help="package:…, folder:… or hub:…; twice or more"
     )
-    models = command("models", None, "list the published versions of models, put one in use, go back to the one before")
-    acts = models.add_subparsers(required=True, metavar="ACT", title="acts")
+    predict = command("predict", _predict, "predict every row of a file with a model folder")
+    predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
+    predict.add_argument(
+        "input", metavar="INPUT", type=Path, help="a file in one of the task's forms, such as JSON Lines"
+    )
+    predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: prediction}")
 
-    def act(name: str, function: object, says: str) -> argparse.ArgumentParser:
-        sub = acts.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.", formatter_class=form)
-        sub.set_defaults(command=function)
-        return sub
 
+def _for_operation(command: Add) -> None:
+    """What an operator calls, and what schedules run."""
+    init = command("init", _init, "set Git remote, DVC remote and identity; asks for what is missing")
+    init.usage = "%(prog)s"
+    init.add_argument("--git-remote", metavar="URL", help="where versions are published: a URL or a folder")
+    init.add_argument("--dvc-remote", metavar="URL", help="where their data is kept: s3://…, ssh://…, a folder, …")
+    init.add_argument("--name", metavar="NAME", help="the name that commits bear")
+    init.add_argument("--email", metavar="E-MAIL", help="the e-mail address that commits bear")
+    retrain = command("retrain", _retrain, "decide whether to retrain; run aside, compare and publish")
+    retrain.usage = "%(prog)s NAME [--force] [--set KEY=VALUE]"
+    retrain.add_argument("name", metavar="NAME", help="the pipeline")
+    retrain.add_argument("--force", action="store_true", help="train even where nothing is new")
+    retrain.add_argument("--why", default="", metavar="WORDS", help="the reason, for the ledger")
+    retrain.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a parameter for this run alone: training.epochs=2",
+    )
+    deploy = command("deploy", _deploy, "bring a Prefect server's schedules, queues and doors to what params.yaml says")
+    deploy.add_argument("--remove", action="store_true", help="take away all that deploy has made there")
+    worker = command("worker", _worker, "serve labels on this machine: run the stages that params.yaml sends to them")
+    worker.add_argument("labels", nargs="+", metavar="LABEL", help="a label of `dispatch`, or `retrain` for schedules")
+
+
+def _for_versions(act: Add, command: Add) -> None:
+    """The acts of `models`, and what else makes a version."""
     listing = act("list", _models_list, "list the versions, newest first, and which is in use")
     listing.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all that have a version")
     listing.add_argument("--json", action="store_true", help="as JSON")
@@ -105,13 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("name", metavar="NAME", help="the pipeline")
     accept.add_argument("--why", required=True, metavar="WORDS", help="the reason, for the ledger")
     accept.add_argument("--new-line", action="store_true", help="freeze the test rows anew: a new line of comparison")
-    predict = command("predict", _predict, "predict every row of a file with a model folder")
-    predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")
-    predict.add_argument(
-        "input", metavar="INPUT", type=Path, help="a file in one of the task's forms, such as JSON Lines"
-    )
-    predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: prediction}")
-    return parser
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -170,8 +199,10 @@ def _refresh(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Run one pipeline, or all: one that fails does not stop another, and the gravest exit code is ours."""
     root, params, running, names = _project(arguments.name)
-    from flows.server import Server
+    from flows.server import Server, required
 
+    if any(running.sent(name) for name in _with_needed(params, names)):
+        required()
     server = Server(root)  # it starts while this process imports and looks at the pins
     from flows import dvc, pinning
     from flows.pipeline import Pipeline
@@ -187,11 +218,19 @@ def _run(arguments: argparse.Namespace) -> int:
             if base := params.pipelines[name].base_pipeline:
                 base_model.trained(layout, base)
             server.ready()
-            codes.append(Pipeline(layout, project, running.of(name), terminal, goal).run())
+            codes.append(Pipeline(layout, project, running, terminal, goal).run())
         except TrainwrightError as error:
             print(f"{name}: {error}", file=sys.stderr)
             codes.append(error.exit_code)
     return max(codes)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    root = _root()
+    from flows import worker
+    from trainwright import operations
+
+    return worker.serve(root, list(dict.fromkeys(arguments.labels)), operations.load(root / "params.yaml")[1])
 
 
 def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
@@ -199,6 +238,23 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
     until their model is certified."""
     ordered = dict.fromkeys(needed for name in names for needed in params.chain(name))
     return {name: None if name in names else "training_gate" for name in ordered}
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    root = _root()
+    from flows.server import Server
+
+    server = Server(root)
+    from flows.retrain import chosen, decide
+    from flows.terminal import Terminal
+
+    changes = chosen(arguments.set)
+    server.ready()
+    terminal = Terminal()
+    decision = decide(root, arguments.name, terminal, arguments.force, arguments.why, changes)
+    terminal.say(f"\n{arguments.name}: {decision.outcome}")
+    terminal.note(decision.words)
+    return decision.exit_code
 
 
 def _deploy(arguments: argparse.Namespace) -> int:

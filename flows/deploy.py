@@ -10,7 +10,8 @@ parameters that its flow declares. Whoever has the server's password can still r
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,27 +20,23 @@ from uuid import UUID
 
 from prefect import Flow
 from prefect.automations import ChangeFlowRunState, EventTrigger, Posture
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
+from flows import pool
+from flows.pool import POOL, TEMPLATE
 from trainwright import operations
 from trainwright.core.errors import Fault, InputError
 from trainwright.operations import RETRAIN, Running, Schedule
 
-POOL = "trainwright"
-STAGE = "stage"
-RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.worker.stage"
-TEMPLATE: dict[str, Any] = {
-    "job_configuration": {"stream_output": True},
-    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
-}
+RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.remote_stage.stage"
 # Not CANCEL_NEW: a tick that meets another one waits, then decides for itself, and leaves its decision on record.
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
@@ -58,7 +55,11 @@ DEAD_RUNS = AutomationCore(
         threshold=1,
         within=SILENCE,
     ),
-    actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has died")],
+    actions=[
+        ChangeFlowRunState(
+            state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has died", force=False
+        )
+    ],
 )
 Say = Callable[[str], None]
 
@@ -82,22 +83,29 @@ def deploy(root: Path, say: Say, retrain: str = RETRAIN_FLOW, stage: str = STAGE
     or names a notification block that the server does not have.
     """
     params, running = operations.load(root / "params.yaml")
-    wanted = [*_scheduled(list(params.pipelines), running, retrain), Wanted(STAGE, stage, "One stage, for a worker.")]
-    with get_client(sync_client=True) as client:
+    wanted = list(_scheduled(list(params.pipelines), running, retrain))
+    with pool.client() as client:
         _blocks(client, running)
-        say(ensure_pool(client))
-        for queue in (RETRAIN, *sorted(running.served())):
-            say(_queue(client, queue))
+        for line in ensure(client, (RETRAIN, *sorted(running.served())), stage):
+            say(line)
         for deployment in wanted:
             say(_deployment(client, deployment))
-        for line in _gone(client, {deployment.name for deployment in wanted}):
+        for line in _gone(client, {pool.STAGE_NAME, *(deployment.name for deployment in wanted)}):
             say(line)
         say(_automation(client))
 
 
+def ensure(client: SyncPrefectClient, labels: Iterable[str], stage: str = STAGE_FLOW) -> Iterator[str]:
+    """Make what workers of `labels` need, or mend it: pool, queues, the deployment of stages. Yields what is done."""
+    yield _pool(client)
+    for label in labels:
+        yield _queue(client, label)
+    yield _deployment(client, Wanted(pool.STAGE_NAME, stage, "One stage, for a worker."))
+
+
 def remove(say: Say) -> None:
     """Take away all that `deploy` makes. Runs that are on record stay."""
-    with get_client(sync_client=True) as client:
+    with pool.client() as client:
         for line in _gone(client, set()):
             say(line)
         for automation in client.read_automations_by_name(DEAD_RUNS.name):
@@ -110,17 +118,17 @@ def remove(say: Say) -> None:
             say(f"work pool    not there: {POOL}")
 
 
-def ensure_pool(client: SyncPrefectClient) -> str:
+def _pool(client: SyncPrefectClient) -> str:
     """Make the work pool, or take out of it what others have put into its template. Returns what was done."""
     try:
-        pool = client.read_work_pool(POOL)
-    except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=TEMPLATE))
         return f"work pool    made: {POOL}"
-    if pool.type != "process":
+    except ObjectAlreadyExists:
+        found = client.read_work_pool(POOL)
+    if found.type != "process":
         remedy = f"Remove it (`prefect work-pool delete {POOL}`) and deploy again."
-        raise InputError(Fault(f"work pool {POOL}", f"it is of type {pool.type}, not process", remedy))
-    if pool.base_job_template == TEMPLATE:
+        raise InputError(Fault(f"work pool {POOL}", f"it is of type {found.type}, not process", remedy))
+    if found.base_job_template == TEMPLATE:
         return f"work pool    unchanged: {POOL}"
     client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=TEMPLATE))
     return f"work pool    updated: {POOL}; its job template had been changed"
@@ -149,11 +157,10 @@ def _blocks(client: SyncPrefectClient, running: Running) -> None:
 
 
 def _queue(client: SyncPrefectClient, name: str) -> str:
-    try:
-        client.read_work_queue_by_name(name, work_pool_name=POOL)
-    except ObjectNotFound:
-        client.create_work_queue(name, work_pool_name=POOL)
-        return f"queue        made: {name}"
+    if pool.queue(client, name) is None:
+        with suppress(ObjectAlreadyExists):  # another worker starts at this moment
+            client.create_work_queue(name, work_pool_name=POOL)
+            return f"queue        made: {name}"
     return f"queue        unchanged: {name}"
 
 
@@ -162,7 +169,7 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
     shown = f"{flow.name}/{wanted.name}"
     if wanted.schedule:
         shown += f", {wanted.schedule.cron} in {wanted.schedule.timezone}"
-    content = {
+    content: dict[str, Any] = {
         "entrypoint": wanted.entrypoint,
         "description": wanted.description,
         "work_pool_name": POOL,
@@ -182,7 +189,7 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
     schedules = [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=True)] if wanted.schedule else []
     client.create_deployment(
         client.create_flow(flow), wanted.name, schedules=schedules, concurrency_limit=limit, **content
-    )  # type: ignore[arg-type]
+    )
     return f"deployment   {'updated' if found else 'made'}: {shown}"
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from trainwright.core import layout, process
 from trainwright.core.errors import Fault, InputError, MachineryError
 
 POLL = 0.2  # seconds between two looks at a silent process
+GRACE = 12.0  # seconds between asking a stage to end and killing it: a training keeps a checkpoint in ten
 SKIPPED = re.compile(r"^(Stage )?'.*' didn't change, skipping$")
 CACHED = re.compile(r"^Stage '.*' is cached - skipping run")
 RUNNING = re.compile(r"^Running stage '.*':$")
@@ -81,16 +82,18 @@ def environment(root: Path) -> dict[str, str]:
 class Project:
     """The DVC project at `root`. For one thread: DVC's locks tell processes apart, not threads.
 
-    Raises InputError where there is no project or dvc.yaml cannot be read.
+    `watch` is called several times a second while a process of DVC's runs; what it raises ends that process. Raises
+    InputError where there is no project or dvc.yaml cannot be read.
     """
 
-    def __init__(self, root: Path, changes: Mapping[str, Any] | None = None) -> None:
-        """With `changes` to DVC's settings for this object alone, by section and key."""
+    def __init__(
+        self, root: Path, watch: Callable[[], None] = lambda: None, changes: Mapping[str, Any] | None = None
+    ) -> None:
         os.environ["DVC_SITE_CACHE_DIR"] = environment(root)["DVC_SITE_CACHE_DIR"]
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
-        self.root = root
+        self.root, self._watch = root, watch
         self._seen: list[tuple[int, int] | None] = []
         try:
             self._repo = Repo(str(root), config=changes and dict(changes), _wait_for_lock=True)
@@ -175,7 +178,7 @@ class Project:
         """
         name = self.remote() or "storage"
         changes = {"remote": {name: {"url": url}}, "core": {"remote": name}}
-        Project(self.root, changes).try_remote()
+        Project(self.root, changes=changes).try_remote()
         with self._repo.config.edit("repo") as config:
             config.setdefault("core", {})["remote"] = name
             config.setdefault("remote", {}).setdefault(name, {})["url"] = url
@@ -218,14 +221,14 @@ class Project:
         With `force` it runs even where nothing of it has changed.
 
         `say` gets the stage's output as it comes. Raises StageError when it fails, TimeoutError after `seconds`;
-        either way, and on any other exception, nothing of it is left running.
+        either way, and on any other exception, nothing of it is left running: it is asked to end, then killed.
         """
         command = [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", "repro", "-s", stage]
         command += ["--force"] if force else []
         state, error = "", ""
         self._keep()
         with _group(command, self.root) as child:
-            for line in _lines(child, time.monotonic() + seconds):
+            for line in _lines(child, time.monotonic() + seconds, self._watch):
                 state = state or _state(line.text)
                 if said := ERROR.search(line.text):
                     error = said[1]
@@ -236,25 +239,72 @@ class Project:
             raise StageError(error or f"dvc ended with exit code {child.returncode}")
         return state or "Completed"
 
-    def restore(self, stages: Sequence[str]) -> None:
-        """Bring here what dvc.lock says of the outputs of `stages`, from the cache, else from the remote.
+    def inputs(self, stage: str) -> dict[str, str]:
+        """What `stage` reads of other stages' outputs: each path, and the stage that makes it."""
+        made = {out.fs_path: out for known in self._stages() for out in known.outs}
+        found = {}
+        for dep in self._stage(stage).deps:
+            inside = [Path(dep.fs_path), *Path(dep.fs_path).parents]
+            out = next((made[str(path)] for path in inside if str(path) in made), None)
+            if out is not None:
+                found[os.path.relpath(dep.fs_path, self.root)] = str(out.stage.name)
+        return found
+
+    def sources(self, stage: str) -> list[str]:
+        """What `stage` reads that no stage makes: code, pins, files of a person's."""
+        made = self.inputs(stage)
+        paths = [os.path.relpath(dep.fs_path, self.root) for dep in self._stage(stage).deps]
+        return [path for path in paths if path not in made]
+
+    def entries(self, stages: Iterable[str]) -> dict[str, Any]:
+        """What dvc.lock has of `stages`; nothing of those that it does not know."""
+        from dvc.utils.serialize import load_yaml
+
+        lock = self.root / "dvc.lock"
+        with self._repo.lock:
+            known = load_yaml(str(lock)).get("stages", {}) if lock.exists() else {}
+        return {stage: known[stage] for stage in stages if stage in known}
+
+    def merge(self, stage: str, entry: Mapping[str, Any]) -> None:
+        """Put what another machine's dvc.lock says of `stage` into this one's, in one step.
+
+        Raises MachineryError where it is not an entry as DVC writes them.
+        """
+        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+        lock = self.root / "dvc.lock"
+        if _lock_content(text := lock_of({stage: dict(entry)})) is None:
+            raise MachineryError(f"what came back for {stage} is no entry of dvc.lock")
+        with self._repo.lock:
+            content = parse_yaml_for_update(lock.read_text(encoding="utf-8") if lock.exists() else text, str(lock))
+            content["stages"][stage] = entry
+            layout.write_file(lock, dumps_yaml(content))
+
+    def restore(self, targets: Sequence[str]) -> None:
+        """Bring here what dvc.lock says of `targets` (stages, or paths that they make), from the cache, else from the
+        remote.
 
         Raises MachineryError where some of it is in neither, or the remote cannot be reached.
         """
-        if stages:
+        if targets:
             try:
-                self._command("checkout", "--force", *stages)
+                self._command("checkout", "--force", *targets)
             except MachineryError:
                 if not self.remote():
                     raise
-                self._command("pull", "--force", *stages)
+                self._command("pull", "--force", *targets)
 
     def commit(self, stages: Sequence[str]) -> None:
         """Take the outputs of `stages` as they are for those of their present code: they count as run."""
         if stages:
             self._command("commit", "--force", *stages)
 
-    def push(self, stages: Sequence[str], known: Collection[str] = ()) -> list[str]:
+    def push(self, targets: Sequence[str]) -> None:
+        """Bring `targets` (stages, or paths that they make) to the remote. Raises MachineryError where it cannot."""
+        if targets:
+            self._command("push", *targets)
+
+    def deliver(self, stages: Sequence[str], known: Collection[str] = ()) -> list[str]:
         """Bring the outputs of `stages` to the remote, and read every object back there: its bytes must be those of
         its name. One that is not whole is brought there again.
 
@@ -264,7 +314,7 @@ class Project:
         """
         from dvc.exceptions import DvcException
 
-        self._command("push", *stages)
+        self.push(stages)
         with self._repo.lock:
             self._repo._reset()
             try:
@@ -297,13 +347,22 @@ class Project:
                 raise MachineryError(f"{name} arrives damaged at the remote: look at its disk and connection.")
         return bad
 
+    def _stages(self) -> list[Any]:
+        with self._repo.lock:
+            self._look_again()
+            return list(self._repo.index.stages)
+
+    def _stage(self, name: str) -> Any:
+        return next(stage for stage in self._stages() if getattr(stage, "name", None) == name)
+
     def _command(self, *arguments: str) -> None:
         """A dvc command in a process of its own. Raises MachineryError with dvc's words where it fails."""
         said = []
         with _group(
             [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", *arguments], self.root
         ) as child:
-            said = [line.text for line in _lines(child, math.inf) if line.text and not line.transient]
+            lines = _lines(child, math.inf, self._watch)
+            said = [line.text for line in lines if line.text and not line.transient]
         if child.returncode:
             errors = [text.removeprefix("ERROR: ") for text in said if text.startswith("ERROR")]
             words = "; ".join(errors or said[-1:]) or f"exit code {child.returncode}"
@@ -350,7 +409,7 @@ def experiment(root: Path, name: str, changes: Mapping[str, str], target: str, o
     settings = [part for key, value in changes.items() for part in ("--set-param", f"{key}='{value}'")]
     error = ""
     with _group([*command, "exp", "run", "--name", name, *settings, target], root) as child:
-        for line in _lines(child, math.inf):
+        for line in _lines(child, math.inf, lambda: None):
             if line.text and not NOISE.match(line.text):
                 output(line)
             error = line.text if line.text.startswith("ERROR") else error
@@ -374,18 +433,32 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+def lock_of(entries: Mapping[str, Any]) -> str:
+    """A dvc.lock that has these stages alone, of their entries' values."""
+    from dvc.utils.serialize import dumps_yaml
+
+    return str(dumps_yaml({"schema": "2.0", "stages": dict(entries)}))
+
+
 def _stages(lock: Path) -> set[str] | None:
+    try:
+        text = lock.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    content = _lock_content(text)
+    return set(content.get("stages", {})) if content is not None and text.endswith("\n") else None
+
+
+def _lock_content(text: str) -> dict[str, Any] | None:
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from voluptuous import Invalid
 
     try:
-        text = lock.read_text(encoding="utf-8")
-        content = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
-    except (UnicodeDecodeError, YAMLError, Invalid):
+        return dict(COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text)))
+    except (YAMLError, Invalid):
         return None
-    return set(content.get("stages", {})) if text.endswith("\n") else None
 
 
 def _is_whole(odb: Any, name: str) -> bool:
@@ -453,7 +526,10 @@ def _state(text: str) -> str:
 
 @contextmanager
 def _group(command: list[str], root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a group of its own; when the block ends, however it ends, the group is no more."""
+    """A process that leads a group of its own; when the block ends, however it ends, the group is no more.
+
+    Where the block ends before the process does, that is asked to end first.
+    """
     child = subprocess.Popen(
         command,
         cwd=root,
@@ -465,6 +541,11 @@ def _group(command: list[str], root: Path) -> Iterator[subprocess.Popen[bytes]]:
     )
     try:
         yield child
+    except BaseException:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=GRACE + 3)  # which reads its pipe: who writes to a full one cannot end
+        raise
     finally:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -473,7 +554,7 @@ def _group(command: list[str], root: Path) -> Iterator[subprocess.Popen[bytes]]:
             child.stdout.close()
 
 
-def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[Line]:
+def _lines(child: subprocess.Popen[bytes], deadline: float, watch: Callable[[], None]) -> Iterator[Line]:
     """The child's output by lines until it has ended. Raises TimeoutError at `deadline` (monotonic seconds)."""
     if child.stdout is None:
         raise MachineryError("dvc was started without a pipe")
@@ -483,6 +564,7 @@ def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[Line]:
         while True:
             if time.monotonic() > deadline:
                 raise TimeoutError
+            watch()
             if selector.select(POLL):
                 data = os.read(child.stdout.fileno(), 1 << 16)
                 if not data:
@@ -508,14 +590,24 @@ def _line(data: bytes) -> Line:
 def main() -> int:
     """The dvc command in a process group that ends as a whole when process `argv[1]`, its parent, ends.
 
-    SIGTERM, which the kernel sends then, kills the group at once: dvc alone would leave the stage writing, and
-    the next run would take a half-written output for a whole one.
+    SIGTERM, which the kernel sends then, goes on to the whole group, and what has not ended after GRACE is killed:
+    dvc alone would leave the stage writing, and the next run would take a half-written output for a whole one.
     """
-    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    signal.signal(signal.SIGTERM, _end_group)
     process.die_with_parent(signal.SIGTERM, int(sys.argv[1]))
     from dvc.cli import main as dvc
 
     return int(dvc(sys.argv[2:]))
+
+
+def _end_group(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    with suppress(ChildProcessError):  # there is no stage, or none any more
+        while not os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from trainwright.champion import Verdict
 from trainwright.core.layout import Layout
 from trainwright.scoring import wording
 
@@ -26,6 +27,44 @@ def publish_scores(layout: Layout) -> None:
     if rows := _scores(layout):
         title = f"The scores of {layout.pipeline}, in points of 100 where no other unit stands"
         _table(f"{layout.pipeline}-scores", rows, title)
+
+
+def publish_comparison(pipeline: str, verdict: Verdict) -> None:
+    """How a new version compares with those before, as an artifact of the present flow run."""
+    rows = [
+        {
+            "against": comparison.against,
+            "score": wording.label(comparison.score),
+            "new": round(comparison.challenger, 4),
+            "theirs": round(comparison.other, 4),
+            "difference": f"{comparison.difference:+.4g} ({comparison.low:+.4g} to {comparison.high:+.4g})",
+            "margin": round(comparison.margin, 4),
+            "smallest shown": "none" if comparison.smallest is None else round(comparison.smallest, 4),
+            "verdict": "passed" if comparison.passed else "REFUSED",
+        }
+        for comparison in verdict.comparisons
+    ]
+    if rows:
+        _table(f"{pipeline}-comparison", rows, f"The new version of {pipeline} on the frozen test rows")
+
+
+def publish_decision(pipeline: str, outcome: str, words: str) -> None:
+    """What a tick decided, in words, as an artifact of the present flow run."""
+    from prefect.artifacts import create_markdown_artifact
+
+    paragraphs = "\n\n".join(_plain(line) for line in words.splitlines())
+    create_markdown_artifact(f"# {pipeline}: {outcome}\n\n{paragraphs}", key=f"{pipeline}-decision")
+
+
+def failure(layout: Layout, stage: str) -> tuple[int, str] | None:
+    """The exit code and the words that a stage has left of its failure; None where it has not come to say anything."""
+    said = _json(layout.failure(stage))
+    return (int(said["exit_code"]), str(said["message"]).strip()) if {"exit_code", "message"} <= set(said) else None
+
+
+def timing(layout: Layout, stage: str) -> dict[str, Any]:
+    """When a stage's last run began, how long it took and where; empty where it has not said."""
+    return _json(layout.timing(stage))
 
 
 def _table(key: str, rows: Rows, description: str) -> None:

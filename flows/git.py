@@ -6,6 +6,7 @@ it visible is one push that names, for every ref it moves, the value that it exp
 
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import time
@@ -33,6 +34,7 @@ STALE = (
 )
 PROTECTED = ("protected branch", "hook declined", "denied", "prohibited", "not allowed")
 BUSY = ("cannot lock ref", "unable to update local ref", ".lock': File exists", "shallow file has changed")
+NOBODY = ("-c", "user.name=Trainwright", "-c", "user.email=trainwright@localhost")  # who commits what no branch keeps
 PAUSE = 2.0  # seconds: the longest wait between two tries of a race
 
 
@@ -143,6 +145,28 @@ def make_commit(
         if "identity" in str(error) or "user.email" in str(error):
             raise InputError(Fault(str(root), "Git does not know who commits here", REMEDY)) from None
         raise
+
+
+def snapshot(root: Path, besides: Sequence[str], message: str) -> str:
+    """A commit of the checkout as it is now: HEAD itself, or a child of it that is on no ref.
+
+    What Git does not know stays out, but for the paths `besides` that it does not ignore: nobody's notes travel.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        known = root / git(root, "rev-parse", "--git-path", "index")
+        if known.exists():
+            shutil.copyfile(known, index)  # with it Git need not read every file again
+        else:
+            git(root, "read-tree", "HEAD", index=index)
+        git(root, "add", "--update", index=index)
+        listed = git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *besides) if besides else ""
+        if new := [path for path in listed.split("\0") if path]:
+            git(root, "add", "--pathspec-from-file=-", stdin="\n".join(new).encode(), index=index)
+        tree = git(root, "write-tree", index=index)
+    if tree == git(root, "rev-parse", "HEAD^{tree}"):
+        return head(root)
+    return git(root, *NOBODY, "commit-tree", tree, "-p", head(root), "-F", "-", stdin=message.encode())
 
 
 def remote(root: Path) -> str | None:

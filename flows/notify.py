@@ -36,7 +36,7 @@ def _send(slug: str, subject: str, body: str) -> None:
     if not isinstance(block, NotificationBlock):
         raise TypeError(f"{slug} is no notification block")
     with block.raise_on_failure():
-        block.notify(body, subject, _sync=True)  # type: ignore[call-arg]
+        block.notify(body, subject, _sync=True)  # type: ignore[call-arg,unused-coroutine]
 
 
 def _logger() -> "Logger | LoggerAdapter[Logger]":

@@ -4,7 +4,6 @@ The graph is read from DVC, not written twice; what a stage does is DVC's and th
 this module only when Prefect's API is ready (flows/server.py), since Prefect reads its settings on import.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -16,9 +15,9 @@ from prefect.client.schemas.objects import State, StateType
 
 from flows import dvc, evidence
 from flows.terminal import Terminal, duration
-from trainwright.core.errors import MachineryError, RefusedError
+from trainwright.core.errors import MachineryError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
-from trainwright.operations import Operations
+from trainwright.operations import Running
 
 DONE = ("Completed", "Cached", "Skipped")
 SAID_NO = (1, 2)  # a gate's or an input's no is the same at a second try
@@ -50,13 +49,13 @@ class Pipeline:
         self,
         layout: Layout,
         project: dvc.Project,
-        operations: Operations,
+        running: Running,
         terminal: Terminal,
         goal: str | None = None,
     ) -> None:
         """With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run."""
         self.goal = goal
-        self.layout, self.project, self.operations, self.terminal = layout, project, operations, terminal
+        self.layout, self.project, self.running, self.terminal = layout, project, running, terminal
         self.nodes: list[dvc.Node] = []
         self.outcomes: dict[str, Outcome] = {}
 
@@ -93,7 +92,7 @@ class Pipeline:
 
     def _task(self, stage: str) -> Any:
         """The task of one stage, which DVC's state of it names: Skipped, Cached, Completed."""
-        operation = self.operations.stage(stage.partition("@")[0])
+        operation = self.running.of(self.layout.pipeline).stage(stage.partition("@")[0])
         tries = count(1)
 
         def body() -> State[Any]:
@@ -129,26 +128,31 @@ class Pipeline:
             if not line.transient:
                 logger.info("%s", line.text)
 
-        self.terminal.heading(stage)
-        self.layout.failure(stage.partition("@")[0]).unlink(missing_ok=True)
+        name = stage.partition("@")[0]
+        label = self.running.label(self.layout.pipeline, name)
+        self.terminal.heading(f"{stage} on {label}" if label else stage)
+        self.layout.failure(name).unlink(missing_ok=True)
         try:
+            if label:
+                from flows import dispatch
+
+                return Outcome(dispatch.reproduce(self.project, self.layout, stage, label, self.running, say, seconds))
             return Outcome(self.project.reproduce(stage, say, seconds))
         except TimeoutError:
             words = f"stopped after {duration(seconds)}, its timeout_minutes under operations in params.yaml"
             return Outcome("TimedOut", MachineryError.exit_code, words)
         except dvc.StageError as error:
             return self._failure(stage, str(error))
+        except TrainwrightError as error:
+            return Outcome("Failed", error.exit_code, str(error))
 
     def _failure(self, stage: str, otherwise: str) -> Outcome:
         """What the stage itself says of its failure; what DVC says where it has not come to say anything."""
-        path = self.layout.failure(stage.partition("@")[0])
-        try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return Outcome("Failed", MachineryError.exit_code, otherwise)
-        code, words = int(said["exit_code"]), str(said["message"]).strip()
+        name = stage.partition("@")[0]
+        code, words = evidence.failure(self.layout, name) or (MachineryError.exit_code, otherwise)
         if words.startswith("Traceback"):
-            words = f"{words.splitlines()[-1]} (traceback in {path.relative_to(self.layout.root)})"
+            path = self.layout.failure(name).relative_to(self.layout.root)
+            words = f"{words.splitlines()[-1]} (traceback in {path})"
         return Outcome("Failed", code, words)
 
     def _publish(self) -> None:

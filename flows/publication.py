@@ -310,7 +310,7 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
     try:
         where = _published_already(home, ready)
         if where is None:
-            project.push(ready.stages, _whole_before(home, ready))
+            project.deliver(ready.stages, _whole_before(home, ready))
             where = _move(home, ready)
     except dvc.DamagedError:
         _forget(home, ready)

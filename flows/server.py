@@ -30,12 +30,20 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says on the terminal what a person wants to see
     "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle is code to whoever reads it
 }
 SERVED = {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle would be code of whoever can write results
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; a run that is silent for three times as long has died
 }
 EMBEDDED = {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+def settle(home: Path) -> None:
+    """Set in the environment what Prefect reads when it is imported; `home` is the project that keeps its files."""
+    os.environ.setdefault("PREFECT_HOME", str(home / ".trainwright" / "prefect"))
+    for name, value in (QUIET | SERVED).items():
+        os.environ.setdefault(name, value)
 
 
 def required(home: Path | None = None) -> str:
@@ -49,9 +57,7 @@ def required(home: Path | None = None) -> str:
         remedy = "Then `export PREFECT_API_URL=http://127.0.0.1:4200/api`: docs/operations.md has the commands."
         raise InputError(Fault("PREFECT_API_URL unset", START, remedy))
     if home:
-        os.environ.setdefault("PREFECT_HOME", str(home / ".trainwright" / "prefect"))
-    for name, value in (QUIET | SERVED).items():
-        os.environ.setdefault(name, value)
+        settle(home)
     try:
         urllib.request.urlopen(_asking(f"{url}/admin/version"), timeout=ANSWER).close()
     except urllib.error.HTTPError as error:
@@ -71,13 +77,18 @@ def _asking(url: str) -> urllib.request.Request:
     return urllib.request.Request(url, headers={"Authorization": f"Basic {coded}"} if coded else {})
 
 
+def embedded() -> bool:
+    """Whether this process runs under a server of its own, which nobody else can see."""
+    return Server.started
+
+
 class Server:
     """Prefect's API, made ready for this process. Make it in the main thread, before anything imports prefect."""
 
+    started = False
+
     def __init__(self, root: Path) -> None:
-        os.environ.setdefault("PREFECT_HOME", str(root / ".trainwright" / "prefect"))
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        settle(root)
         self._child: subprocess.Popen[bytes] | None = None
         if not os.environ.get("PREFECT_API_URL"):
             self._start(Path(os.environ["PREFECT_HOME"]))
@@ -102,6 +113,7 @@ class Server:
                 os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
             os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{door.getsockname()[1]}/api"
             os.environ["PREFECT_API_AUTH_STRING"] = password
+        Server.started = True
         # Registered before Prefect registers its own last acts, so it comes after them: they need the server.
         atexit.register(self._stop)
 

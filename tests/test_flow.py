@@ -13,7 +13,7 @@ from conftest import ROOT, Toy, processes_in, wait
 from flows import dvc
 from flows.terminal import Terminal, duration
 from trainwright.core.layout import Layout
-from trainwright.operations import Operation, Operations
+from trainwright.operations import Operation, Operations, Running
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -50,9 +50,8 @@ METRICS = {
 def run(toy: Toy, **operations: Operation) -> int:
     from flows.pipeline import Pipeline
 
-    return Pipeline(
-        Layout(toy.root, "toy"), dvc.Project(toy.root), Operations.model_construct(**operations), Terminal()
-    ).run()
+    running = Running.model_construct(operations={"toy": Operations.model_construct(**operations)})
+    return Pipeline(Layout(toy.root, "toy"), dvc.Project(toy.root), running, Terminal()).run()
 
 
 def fails(toy: Toy, stage: str, exit_code: int, message: str) -> str:

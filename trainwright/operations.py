@@ -120,14 +120,19 @@ class Label(Section):
     """What a worker must have to serve a label; each is looked at when the worker starts.
 
     Memory in GB (10^9 bytes): of one GPU, and of the machine. `cuda` is the least version of CUDA of the driver.
-    `devices` is how many GPUs one stage gets; 0 takes none.
+    `devices` is how many GPUs one stage gets, and it sees no other; where it is not said, one if a need speaks of GPUs.
     """
 
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
     cuda: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")] | None = None
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     cpus: POSITIVE | None = None
-    devices: NATURAL = 0
+    devices: NATURAL | None = None
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs one stage gets."""
+        return int(self.gpu_memory_gb is not None or self.cuda is not None) if self.devices is None else self.devices
 
 
 class Notification(Section):
@@ -164,6 +169,10 @@ class Running(Section):
     def label(self, pipeline: str, stage: str) -> str | None:
         """The label of the workers that run a stage of dvc.yaml (without its pipeline); None where it runs here."""
         return self.of(pipeline).dispatch.get(stage) or self.dispatch.get(stage)
+
+    def sent(self, pipeline: str) -> set[str]:
+        """The labels that stages of `pipeline` are sent to."""
+        return {label for stage in STAGES if (label := self.label(pipeline, stage))}
 
     def served(self) -> set[str]:
         """Every label that some stage is sent to or that has needs."""

@@ -1,0 +1,267 @@
+"""Where a stage runs: send it to a worker that serves its label, and bring back what came of it.
+
+What travels is a commit and hashes: the commit by a ref of the Git remote for as long as the stage runs, data by the
+DVC remote. Import this only once Prefect's API is ready (flows/server.py).
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from httpx import TransportError
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import filters, sorting
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from pydantic import TypeAdapter
+
+from flows import dvc, git, pool, worker
+from flows.remote_stage import ARTIFACT, ASKED, BEAT, LOGGER, SILENCE, WORKS, Pulse, Result
+from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.layout import Layout, write_file
+from trainwright.operations import Label, Running
+
+POLL = 1.0  # seconds between two looks at the run
+TOLD = 15.0  # seconds between two words on why it waits
+NOBODY = 40.0  # seconds without a worker of the label, after which there is none
+ABSENT = 10.0  # seconds without a look at its queue, after which a worker is away
+STARTING = 120.0  # seconds that a worker has to start a run that it took
+AWAY = 600.0  # seconds that the server may be away
+ENDING = 30.0  # seconds that a cancelled run has to end
+Say = Callable[[dvc.Line], None]
+
+
+def reproduce(
+    project: dvc.Project, layout: Layout, stage: str, label: str, running: Running, say: Say, seconds: float
+) -> str:
+    """Bring `stage` (`training@sample-qa`) about on a worker that serves `label`: as `dvc.Project.reproduce`, with its
+    outputs here and its entry in dvc.lock when it returns.
+
+    Where it fails, the layout's failure file says what it said there. Raises dvc.StageError then, TimeoutError
+    `seconds` after it began, InputError where there is no remote to travel by, MachineryError where nobody serves the
+    label, the worker dies, or what it made does not come back whole. The run is cancelled on any exception.
+    """
+    if project.entries([stage]) and not project.changes(stage, missing=False):
+        with suppress(MachineryError):  # it was made, here or elsewhere; only its outputs are not here
+            project.restore([stage])
+            return "Cached"
+    if not project.remote():
+        remedy = "Add one: `dvc remote add -d NAME URL`."
+        raise InputError(Fault(".dvc/config", f"{stage} is sent to {label}, but there is no DVC remote", remedy))
+    name = stage.partition("@")[0]
+    with _server() as api:
+        journey = _Journey(api, label, 60 * running.of(layout.pipeline).wait_minutes, say)
+        deployment = journey.find_worker()
+        inputs = project.inputs(stage)
+        lock = dvc.lock_of(project.entries([*dict.fromkeys(inputs.values()), stage]))
+        project.push(list(inputs))
+        with _travelling(project, stage) as (commit, ref):
+            parameters = {
+                "pipeline": layout.pipeline,
+                "stage": name,
+                "commit": commit,
+                "ref": ref,
+                "lock": lock,
+                "digest": sha256(lock.encode()).hexdigest(),
+                "versions": worker.versions(),
+                "devices": running.labels.get(label, Label()).gpus,
+                "seconds": seconds,
+            }
+            result = journey.run(deployment, parameters, seconds)
+    if result.exit_code:
+        write_file(layout.failure(name), json.dumps({"exit_code": result.exit_code, "message": result.words}) + "\n")
+        if result.state == "TimedOut":
+            raise TimeoutError
+        raise dvc.StageError(result.words)
+    project.merge(stage, result.entry)
+    project.restore([stage])
+    if changes := project.changes(stage):
+        raise MachineryError(f"what {result.worker} made of {stage} did not come back whole: {'; '.join(changes)}")
+    write_file(layout.timing(name), json.dumps({**result.timing, "worker": result.worker}) + "\n")
+    return result.state
+
+
+@contextmanager
+def _server() -> Iterator[SyncPrefectClient]:
+    try:
+        with pool.client() as api:
+            yield api
+    except (TransportError, PrefectHTTPStatusError) as error:
+        raise MachineryError(f"Prefect's server: {error}") from error
+
+
+@contextmanager
+def _travelling(project: dvc.Project, stage: str) -> Iterator[tuple[str, str]]:
+    """The checkout as it is, as a commit under a ref of its own on the Git remote for as long as the block runs."""
+    ref = f"refs/trainwright/runs/{secrets.token_hex(16)}"
+    commit = git.snapshot(project.root, project.sources(stage), f"Run {stage} elsewhere")
+    if not git.push(project.root, {ref: (commit, None)}):
+        raise MachineryError(f"the Git remote does not take {ref}")
+    try:
+        yield commit, ref
+    finally:
+        with suppress(MachineryError):  # it is in nobody's way
+            git.push(project.root, {ref: ("", commit)})
+
+
+class _Journey:
+    """One stage on its way: a worker found, the stage sent, watched, and its result read.
+
+    `patience` is how many seconds it waits for a worker that is not there; NOBODY at least.
+    """
+
+    def __init__(self, api: SyncPrefectClient, label: str, patience: float, say: Say) -> None:
+        self.api, self.label, self.patience, self.say = api, label, max(NOBODY, patience), say
+        self._polls = Pulse()
+        self._first_poll: datetime | None = None
+        self._told, self._alone = float("-inf"), 0.0
+
+    def find_worker(self) -> UUID:
+        """The stage deployment's id, once a worker serves the label. Raises MachineryError where none comes."""
+        while True:
+            if self._is_served():
+                with suppress(ObjectNotFound):
+                    return self.api.read_deployment_by_name(pool.STAGE).id
+            time.sleep(POLL)
+
+    def run(self, deployment: UUID, parameters: dict[str, Any], seconds: float) -> Result:
+        """Have a worker run the stage. Raises MachineryError where it does not come to say how that ended."""
+        try:
+            made = self.api.create_flow_run_from_deployment(
+                deployment, parameters=parameters, work_queue_name=self.label, labels={ASKED: 0}
+            )
+        except PrefectHTTPStatusError as error:
+            raise MachineryError(f"the server does not take the run: {error.response.text}") from error
+        try:
+            return self._result(self._until_final(made.id, seconds))
+        except BaseException as error:
+            self._cancel(made.id, str(error))
+            raise
+
+    def _until_final(self, run: UUID, seconds: float) -> FlowRun:
+        works, began, beats, beaten, away = Pulse(), 0.0, 0, float("-inf"), 0.0
+        relayed: set[UUID] = set()
+        while True:
+            now = time.monotonic()
+            try:
+                if now - beaten > BEAT:
+                    beats, beaten = beats + 1, now
+                    self.api.update_flow_run_labels(run, {ASKED: beats})
+                seen = self.api.read_flow_run(run)
+                state, labels = seen.state or State(type=StateType.PENDING), seen.labels or {}
+                if state.is_running() or state.is_final():
+                    self._relay(run, relayed)
+                if state.is_final():
+                    return seen
+                name = labels.get("prefect.worker.name", "one")
+                if state.is_running():
+                    began = began or now
+                    if works.still(labels.get(WORKS)) > SILENCE:
+                        raise MachineryError(f"worker {name} has given no sign of life for {SILENCE:.0f} s")
+                    if now - began > seconds + ENDING:
+                        raise TimeoutError
+                elif state.is_pending():
+                    if works.still(state.type) > STARTING:
+                        raise MachineryError(f"worker {name} took the stage and did not start it")
+                elif self._is_served():
+                    self._tell(self._busy(run))
+                away = 0.0
+            except (TransportError, PrefectHTTPStatusError) as error:
+                works.restart()
+                self._polls.restart()
+                away = away or now
+                if now - away > AWAY:
+                    raise MachineryError(f"Prefect's server is away: {error}") from error
+                self._tell(f"Prefect's server does not answer: {error}")
+            time.sleep(POLL)
+
+    def _is_served(self) -> bool:
+        """Whether a worker looks at the label's queue. Says so where none does, and raises MachineryError when that has
+        lasted too long."""
+        queue = pool.queue(self.api, self.label)
+        polled = queue.last_polled if queue else None
+        self._first_poll = self._first_poll or polled
+        moves = self._polls.still(polled) < ABSENT and polled != self._first_poll
+        if polled and (moves or abs(datetime.now(UTC) - polled) < timedelta(seconds=ABSENT)):
+            self._alone = 0.0
+            return True
+        self._alone = self._alone or time.monotonic()
+        words = f"no worker serves the label {self.label}"
+        if refused := [known for known in pool.workers(self.api) if known.refused and self.label in known.labels]:
+            words += f"; {refused[0].machine} was refused at {refused[0].since}: {refused[0].refused}"
+        if time.monotonic() - self._alone > self.patience:
+            raise MachineryError(f"{words}. Start one: `trainwright worker {self.label}`")
+        if time.monotonic() - self._alone > ABSENT / 2:
+            self._tell(words)
+        return False
+
+    def _busy(self, run: UUID) -> str:
+        """With what the workers of the label are busy."""
+        at_work = filters.FlowRunFilter(
+            state=filters.FlowRunFilterState(
+                type=filters.FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+            )
+        )
+        mine = filters.WorkQueueFilter(name=filters.WorkQueueFilterName(any_=[self.label]))
+        runs = self.api.read_flow_runs(
+            flow_run_filter=at_work, work_queue_filter=mine, sort=sorting.FlowRunSort.START_TIME_ASC, limit=10
+        )
+        others = [other for other in runs if other.id != run]
+        if not others:
+            return f"the worker of {self.label} is about to take it, or is busy for another label"
+        told = []
+        for other in others:
+            who = (other.labels or {}).get("prefect.worker.name", "a worker")
+            since = f" since {other.start_time.astimezone():%H:%M:%S}" if other.start_time else ""
+            told.append(f"{who} is busy with {other.name}{since}")
+        return ", ".join(told)
+
+    def _tell(self, words: str) -> None:
+        if time.monotonic() - self._told > TOLD:
+            self._told = time.monotonic()
+            self.say(dvc.Line(f"waiting: {words}"))
+
+    def _relay(self, run: UUID, relayed: set[UUID]) -> None:
+        """Say what the stage has said since."""
+        mine = filters.LogFilter(flow_run_id=filters.LogFilterFlowRunId(any_=[run]))
+        page = 200
+        start = max(0, len(relayed) - page // 2)  # what came late may stand before what was seen already
+        while logs := self.api.read_logs(mine, limit=page, offset=start):
+            for log in logs:
+                if log.id not in relayed and log.name == LOGGER:
+                    self.say(dvc.Line(log.message))
+                relayed.add(log.id)
+            start += len(logs)
+
+    def _result(self, ended: FlowRun) -> Result:
+        made = self.api.read_artifacts(
+            flow_run_filter=filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[ended.id])),
+            artifact_filter=filters.ArtifactFilter(type=filters.ArtifactFilterType(any_=[ARTIFACT])),
+        )
+        if not made:
+            name, state = (ended.labels or {}).get("prefect.worker.name", "the worker"), ended.state
+            raise MachineryError(f"{name} did not finish the stage: {state and state.name}, {state and state.message}")
+        return TypeAdapter(Result).validate_python(made[0].data)
+
+    def _cancel(self, run: UUID, why: str) -> None:
+        """End a run that nobody waits for; a worker that lives lets go of it, of a dead one it is said."""
+        with suppress(TransportError, PrefectHTTPStatusError, ObjectNotFound):
+            state = self.api.read_flow_run(run).state
+            if state is None or state.is_final():
+                return
+            if not state.is_scheduled():
+                self.api.set_flow_run_state(run, State(type=StateType.CANCELLING, message=why), force=True)
+                deadline = time.monotonic() + ENDING
+                while time.monotonic() < deadline:
+                    state = self.api.read_flow_run(run).state
+                    if state is None or state.is_final():
+                        return
+                    time.sleep(POLL / 2)
+            kind = StateType.CANCELLED if state.is_scheduled() else StateType.CRASHED
+            self.api.set_flow_run_state(run, State(type=kind, message=why), force=True)

@@ -1,0 +1,105 @@
+"""The work pool on Prefect's server, its queues, one for each label, and the workers known there.
+
+A label is a work queue of its name. The pool's job template has no variables: neither a command nor an environment can
+be given along with a run. Import this only once Prefect's settings are made (flows/server.py).
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.client.schemas.objects import WorkQueue
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+
+POOL = "trainwright"
+STAGE_NAME = "stage"
+STAGE = f"stage/{STAGE_NAME}"  # the flow and the deployment that workers run
+TEMPLATE: dict[str, Any] = {
+    "job_configuration": {"stream_output": True},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+RECORD = "worker_"  # what names of variables begin with that tell of a worker
+FRESH = timedelta(seconds=30)  # a worker is heard of every five
+FORGOTTEN = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker said of itself when it started. `has` is what needs are held against; `refused` is the need that
+    it did not meet, after which it did not start.
+    """
+
+    name: str
+    labels: list[str]
+    machine: str
+    since: str
+    has: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    alive: bool = False
+
+
+def client() -> SyncPrefectClient:
+    """A client of the server that PREFECT_API_URL names; to be used in a `with`."""
+    return get_client(sync_client=True)
+
+
+def queue(api: SyncPrefectClient, label: str) -> WorkQueue | None:
+    """The queue of a label; None where there is none."""
+    try:
+        return api.read_work_queue_by_name(label, work_pool_name=POOL)
+    except ObjectNotFound:
+        return None
+
+
+def announce(api: SyncPrefectClient, worker: Worker) -> None:
+    """Keep on the server what a worker says of itself."""
+    name, value = _record(worker.name), asdict(worker)
+    try:
+        api.create_variable(VariableCreate(name=name, value=value, tags=[POOL]))
+    except ObjectAlreadyExists:
+        api.update_variable(VariableUpdate(name=name, value=value))
+
+
+def retire(api: SyncPrefectClient, name: str) -> None:
+    """Take away what is kept of a worker that has ended."""
+    with suppress(ObjectNotFound):
+        api.delete_variable_by_name(_record(name))
+    with suppress(ObjectNotFound):
+        place = {"work_pool_name": POOL, "name": name}
+        api.request("DELETE", "/work_pools/{work_pool_name}/workers/{name}", path_params=place).raise_for_status()
+
+
+def workers(api: SyncPrefectClient) -> list[Worker]:
+    """The workers that the server knows, the newest first; `alive` are those heard of within FRESH."""
+    try:
+        heard = {known.name: known.last_heartbeat_time for known in api.read_workers_for_work_pool(POOL)}
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
+        heard = {}  # there is no pool yet
+    now, found = datetime.now(UTC), []
+    for variable in api.read_variables(limit=200):
+        if variable.name.startswith(RECORD) and isinstance(variable.value, dict):
+            worker = Worker(**variable.value)
+            last = heard.get(worker.name) or datetime.fromisoformat(worker.since)
+            if now - last > FORGOTTEN:
+                retire(api, worker.name)
+                continue
+            alive = not worker.refused and now - last < FRESH
+            found.append(Worker(**{**variable.value, "alive": alive}))
+    return sorted(found, key=lambda worker: worker.since, reverse=True)
+
+
+def _record(worker: str) -> str:
+    return RECORD + "".join(letter if letter.isalnum() else "-" for letter in worker.lower())
+
+
+def settle_worker() -> None:
+    """Set in the environment what makes Prefect's worker quick to see a run, and to be missed."""
+    for name, value in {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_HEARTBEAT_SECONDS": "5"}.items():
+        os.environ.setdefault(name, value)

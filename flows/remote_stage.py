@@ -1,0 +1,214 @@
+"""The flow that a worker runs: one stage of one pipeline at one commit, in a workspace of its own.
+
+It is given names and hashes, nothing that is executed: code is the commit's, fetched from the Git remote of the
+worker's own clone. What came of it goes back as an artifact of the flow run.
+"""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect import flow
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import State, StateType
+from prefect.logging import get_logger
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows import dvc, evidence, git, leases, pool, worker
+from flows.workspace import bring_sources, workspace
+from trainwright.core import params, process
+from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
+from trainwright.core.layout import Layout
+
+BEAT = 3.0  # seconds between two signs of life, each way
+SILENCE = 30.0  # seconds without one, while the server answers, after which the other side is dead
+ASKED, WORKS = "trainwright.asked", "trainwright.works"  # the labels of a flow run in which signs of life are counted
+ARTIFACT = "trainwright-stage"
+LOGGER = "prefect.flow_runs.stage"  # under which the stage's own lines stand in the run's log
+
+Name = Annotated[str, Field(pattern=params.NAME.pattern, max_length=100)]
+StageName = Annotated[str, Field(pattern=r"^[a-z]+(_[a-z]+)*$", max_length=100)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Ref = Annotated[str, Field(pattern=r"^refs/trainwright/runs/[0-9a-f]{32}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.]*$", max_length=40)]
+Package = Literal[worker.PACKAGES]  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a stage ended on a worker: as DVC's states have it (Completed, Cached, Skipped), or Failed, TimedOut,
+    Stopped with an exit code and the stage's own words. `entry` is what the worker's dvc.lock says of it.
+    """
+
+    state: str
+    exit_code: int = 0
+    words: str = ""
+    entry: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+    worker: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    devices: str = ""
+
+
+class Pulse:
+    """How long something has stood still that moves as long as its owner lives: told without comparing the clocks of
+    two machines."""
+
+    def __init__(self) -> None:
+        self._value: object = None
+        self._moved = time.monotonic()
+
+    def still(self, value: object) -> float:
+        """Seconds since `value` was last another."""
+        if value != self._value:
+            self._value = value
+            self.restart()
+        return time.monotonic() - self._moved
+
+    def restart(self) -> None:
+        self._moved = time.monotonic()
+
+
+class Stopped(Exception):
+    """The run is not wanted any more; says why."""
+
+
+class _Watch:
+    """A thread that gives signs of life on the flow run, and looks whether somebody still waits for it."""
+
+    def __init__(self, run: UUID) -> None:
+        self._run, self._end = run, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.why = ""
+        self.cancelled = False
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def check(self, _: object = None) -> None:
+        """Raises Stopped once the run is not wanted any more."""
+        if self.why:
+            raise Stopped(self.why)
+
+    def _look(self) -> None:
+        asked, count = Pulse(), 0
+        with pool.client() as api:
+            while not self._end.is_set() and not self.why:
+                try:
+                    api.update_flow_run_labels(self._run, {WORKS: (count := count + 1)})
+                    seen = api.read_flow_run(self._run)
+                except HTTPError:  # a server that is away says nothing of who waits
+                    asked.restart()
+                else:
+                    if seen.state and (seen.state.is_cancelling() or seen.state.is_final()):
+                        self.cancelled, self.why = True, f"the run was ended: {seen.state.name}"
+                    elif asked.still((seen.labels or {}).get(ASKED)) > SILENCE:
+                        self.why = f"who asked for it has given no sign of life for {SILENCE:.0f} s"
+                self._end.wait(BEAT)
+
+
+@flow(name="stage", flow_run_name="{stage}@{pipeline}", validate_parameters=True, persist_result=False)
+def stage(
+    pipeline: Name,
+    stage: StageName,
+    commit: Commit,
+    ref: Ref,
+    lock: str,
+    digest: Digest,
+    versions: dict[Package, Version],
+    devices: Annotated[int, Field(ge=0, le=64)],
+    seconds: Annotated[float, Field(gt=0)],
+) -> State[Any]:
+    """Run one stage as a worker. `ref` of the Git remote has `commit`; `lock` is dvc.lock as far as the stage needs it,
+    `digest` its SHA-256; `versions` are the packages that whoever asks has; it may take `seconds`.
+    """
+    if parent := os.environ.get(worker.PARENT):
+        process.die_with_parent(signal.SIGTERM, int(parent))
+    run, home = UUID(str(flow_run.id)), Path(os.environ.get("TRAINWRIGHT_ROOT", Path.cwd()))
+    name = os.environ.get("PREFECT__WORKER_NAME", "")
+    with _Watch(run) as watch:
+        try:
+            _same(lock, digest, versions)
+            result = _work(home, Layout(home, pipeline), stage, commit, ref, lock, devices, seconds, watch)
+        except TrainwrightError as error:
+            result = Result("Failed", error.exit_code, f"{error} (on worker {name})")
+        except Stopped as error:
+            kind = StateType.CANCELLED if watch.cancelled else StateType.CRASHED
+            return State(type=kind, message=str(error))
+    told = asdict(result) | {"worker": name, "versions": worker.versions()}
+    with pool.client() as api:
+        api.create_artifact(ArtifactCreate(type=ARTIFACT, data=told, flow_run_id=run))
+    kind = StateType.FAILED if result.exit_code else StateType.COMPLETED
+    return State(type=kind, name=result.state, message=result.words or None)
+
+
+def _same(lock: str, digest: str, versions: dict[str, str]) -> None:
+    if sha256(lock.encode()).hexdigest() != digest:
+        raise InputError(Fault("dvc.lock", "it did not arrive as it was sent", "Run the pipeline again."))
+    here = worker.versions()
+    wrong = [f"{name} {here.get(name)}, not {want}" for name, want in versions.items() if here.get(name) != want]
+    if wrong:
+        remedy = "Install what constraints.txt pins, on both machines."
+        raise InputError(Fault("constraints.txt", f"this worker has {', '.join(wrong)}", remedy))
+
+
+def _work(
+    home: Path,
+    theirs: Layout,
+    stage: str,
+    commit: str,
+    ref: str,
+    lock: str,
+    devices: int,
+    seconds: float,
+    watch: _Watch,
+) -> Result:
+    """Run the stage in a workspace and push what it made."""
+    pipeline, logger = theirs.pipeline, get_logger(LOGGER)
+    git.fetch(home, ref)
+    if git.commit(home, commit) is None:
+        remedy = "Push it, and give both clones one Git remote."
+        raise InputError(Fault(str(home), f"commit {commit} is not on the Git remote of this worker", remedy))
+
+    def wait(words: str) -> None:
+        watch.check()
+        logger.info("waiting for %s", words)
+
+    with workspace(home, pipeline, commit) as space, leases.lease(devices, worker.look().devices, wait) as lent:
+        os.environ[worker.DEVICES] = lent
+        (space.root / "dvc.lock").write_text(lock, encoding="utf-8")
+        layout, project = Layout(space.root, pipeline), dvc.Project(space.root, watch.check)
+        known = params.load(layout.params).pipelines
+        if pipeline in known:
+            bring_sources(space, known[pipeline])
+        full = f"{stage}@{pipeline}"
+        project.restore(list(project.inputs(full)))
+
+        def say(line: dvc.Line) -> None:
+            if not line.transient:
+                logger.info("%s", line.text)
+
+        try:
+            state = project.reproduce(full, say, seconds)
+        except TimeoutError:
+            return Result("TimedOut", MachineryError.exit_code, f"stopped after {seconds:.0f} s")
+        except dvc.StageError as error:
+            code, words = evidence.failure(layout, stage) or (MachineryError.exit_code, str(error))
+            return Result("Failed", code, words)
+        project.push([full])
+        return Result(state, 0, "", project.entries([full])[full], evidence.timing(layout, stage), devices=lent)

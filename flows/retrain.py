@@ -1,0 +1,262 @@
+"""What a schedule runs: decide whether to retrain, run aside, compare, publish, and leave a decision either way.
+
+A tick works in a workspace (flows/workspace.py) at the commit that is checked out: nothing outside reaches it, and
+nothing of it is seen before one push moves the published branch. Import this module only when Prefect's API is
+ready (flows/server.py), since Prefect reads its settings on import.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State, StateType
+
+from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry
+from flows.pipeline import Pipeline
+from flows.terminal import Terminal
+from flows.workspace import Workspace, bring_sources, override, turn, workspace
+from trainwright import champion, operations
+from trainwright.core import params
+from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError
+from trainwright.core.layout import Layout, find_root
+from trainwright.operations import Event
+
+SHOWN = 5
+PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "pyarrow",
+    "numpy",
+    "great-expectations",
+    "dvc",
+    "prefect",
+)
+NOTHING, PUBLISHED, UNPUBLISHED, REFUSED, FAILED = "nothing to do", "published", "unpublished", "refused", "failed"
+EVENTS: dict[str, Event] = {PUBLISHED: "published", UNPUBLISHED: "waiting", REFUSED: "refused", FAILED: "failed"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a tick came to: `outcome` in a word, `reasons` to run (none where there was nothing to do), and `words`."""
+
+    pipeline: str
+    outcome: str
+    reasons: list[str]
+    words: str
+    commit: str
+    in_use: str | None
+    published: str | None
+    exit_code: int
+    started: str
+    seconds: float
+
+
+class Retrain:
+    """One tick of one pipeline of the checkout at `home`."""
+
+    def __init__(self, home: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]):
+        self.home, self.name, self.terminal = home, name, terminal
+        self.force, self.why, self.changes = force, why, changes
+        self.began = datetime.now(UTC)
+        self.commit, self.reasons = "", list[str]()
+        self.in_use: registry.Version | None = None
+        self.running = operations.load(home / "params.yaml")[1]
+
+    def run(self) -> Decision:
+        """Decide, and do what was decided. The decision is in the ledger when this returns, whatever it is."""
+        try:
+            with turn(self.home, self.name, self.terminal.say):
+                outcome, words, code, made = self._decide()
+        except TrainwrightError as error:
+            outcome, words, code, made = (
+                REFUSED if error.exit_code == RefusedError.exit_code else FAILED, str(error), error.exit_code, None,
+            )  # fmt: skip
+        seconds = (datetime.now(UTC) - self.began).total_seconds()
+        decision = Decision(
+            self.name, outcome, self.reasons, words, self.commit, str(self.in_use) if self.in_use else None, str(made) if made else None,
+            code, self.began.isoformat(timespec="seconds"), round(seconds, 1),
+        )  # fmt: skip
+        ledger.record(self.home, self.name, asdict(decision) | {"forced": self.force, "why": self.why})
+        return decision
+
+    def _decide(self) -> tuple[str, str, int, registry.Version | None]:
+        publication.finish(self.home, self.name, self.terminal.say)
+        self.commit = git.head(self.home)
+        self._name_what_differs()
+        head = publication.fetch(self.home, self.running.of(self.name).publication.branch)
+        self.in_use = registry.in_use(self.home, self.name)
+        with workspace(self.home, self.name, self.commit) as space:
+            what, self.running = self._parameters(space)
+            publication.restore(space, self.name, what, head)
+            for pipeline in what.chain(self.name):
+                bring_sources(space, what.pipelines[pipeline])
+            told = override(space, self.name, self.changes) if self.changes else {}
+            what, self.running = operations.load(space.root / "params.yaml")
+            project = dvc.Project(space.root)
+            self.reasons = self._reasons(space, what, project)
+            if not self.reasons:
+                return NOTHING, self._nothing(), 0, None
+            self.terminal.say(f"{self.name}: retrain at {self.commit[:10]}, since {'; '.join(self.reasons[:SHOWN])}")
+            code = self._run(space, what, project)
+            if code:
+                words = self._failures(code)
+                return (REFUSED if code == RefusedError.exit_code else FAILED), words, code, None
+            return self._publish(space, what, project, told)
+
+    def _parameters(self, space: Workspace) -> tuple[params.Params, operations.Running]:
+        what, how = operations.load(space.root / "params.yaml")
+        if self.name not in what.pipelines and self.name in operations.load(self.home / "params.yaml")[0].pipelines:
+            reason = f"pipeline {self.name!r} is not in commit {self.commit[:10]}, which a retrain works at"
+            raise InputError(Fault("params.yaml", reason, "Commit params.yaml."))
+        what.pipeline(self.name)
+        return what, how
+
+    def _name_what_differs(self) -> None:
+        if differs := git.changed(self.home):
+            more = f" and {len(differs) - SHOWN} more" if len(differs) > SHOWN else ""
+            self.terminal.say(
+                f"{self.name}: the run uses commit {self.commit[:10]}; not in it as they are here: "
+                f"{', '.join(differs[:SHOWN])}{more}"
+            )
+
+    def _reasons(self, space: Workspace, what: params.Params, project: dvc.Project) -> list[str]:
+        """Why to train: each in words; none where the version in use is of this data, code and these parameters."""
+        found = [f"forced{f': {self.why}' if self.why else ''}"] if self.force else []
+        if self.in_use is None:
+            found.append("no version is published yet")
+        for name in what.chain(self.name):
+            layout, pipeline = Layout(space.root, name), what.pipelines[name]
+            old = pinning.pinned(layout)
+            pinning.refresh(layout, pipeline)
+            if old and old != pinning.pinned(layout):
+                found.append(f"new data: {pinning.source_words(pinning.pinned(layout) or {})}")
+            goal = None if name == self.name else "training_gate"
+            for node in project.graph(name, goal):
+                if changes := project.changes(node.name, missing=False):
+                    found.append(f"{node.name}: {changes[0]}{f' and {len(changes) - 1} more' if changes[1:] else ''}")
+        return found
+
+    def _nothing(self) -> str:
+        schedule = self.running.of(self.name).schedule
+        after = f" Next tick: {schedule.following(datetime.now(UTC)):%Y-%m-%d %H:%M %Z}." if schedule else ""
+        since = f"{self.in_use}, in use since {self.in_use.since}" if self.in_use else "the version in use"
+        return (
+            f"Nothing to do: no new data, code or parameters since {since}.{after} "
+            f"To train all the same: trainwright retrain {self.name} --force --why REASON."
+        )
+
+    def _run(self, space: Workspace, what: params.Params, project: dvc.Project) -> int:
+        """Run what has changed, of the pipelines that this one needs too, then every gate once more."""
+        for name in what.chain(self.name):
+            goal = None if name == self.name else "training_gate"
+            nodes = [node.name for node in project.graph(name, goal)]
+            project.restore([node for node in nodes if not project.changes(node, missing=False)])
+            self.pipeline = Pipeline(Layout(space.root, name), project, self.running, self.terminal, goal)
+            if code := self.pipeline.run():
+                return code
+        command = [sys.executable, "-m", "stages.gate", "every", self.name]
+        again = subprocess.run(
+            command, cwd=space.root, env=dvc.environment(space.root), capture_output=True, text=True, check=False
+        )
+        if again.returncode == RefusedError.exit_code:
+            raise RefusedError(again.stderr.strip())
+        if again.returncode:
+            raise MachineryError(f"the gates could not run again: {again.stderr.strip()}")
+        self.terminal.say(f"{self.name}: {again.stdout.strip()}")
+        return 0
+
+    def _failures(self, code: int) -> str:
+        failed = [f"{stage}: {outcome.words}" for stage, outcome in self.pipeline.outcomes.items() if outcome.exit_code]
+        return "\n".join(failed) or f"the pipeline ended with exit code {code}"
+
+    def _publish(
+        self, space: Workspace, what: params.Params, project: dvc.Project, told: dict[str, tuple[str, str]]
+    ) -> tuple[str, str, int, registry.Version | None]:
+        settings = self.running.of(self.name).publication
+        verdict = publication.compare(space, self.name, what.pipelines[self.name], settings)
+        self.terminal.say("\n" + verdict.words)
+        evidence.publish_comparison(self.name, verdict)
+        if not verdict.publish:
+            return REFUSED, verdict.words, RefusedError.exit_code, None
+        approved = ""
+        if settings.approval == "required":
+            approved = approval.ask(self.name, verdict.words, settings.approval_hours)
+        record = self._record(what, told, verdict, approved)
+        made, where = publication.publish(space, self.name, what, self.running, project, verdict, record)
+        if where == publication.UNPUBLISHED:
+            words = f"{made} is ready, and a remote cannot be reached: the next tick publishes it."
+            return UNPUBLISHED, words, MachineryError.exit_code, made
+        more = "" if where == publication.PUBLISHED else f"\n{where}"
+        return PUBLISHED, f"{made} is published and in use.{more}\n{verdict.words}", 0, made
+
+    def _record(
+        self, what: params.Params, told: Mapping[str, Any], verdict: champion.Verdict, approved: str
+    ) -> dict[str, Any]:
+        """What a version says of the run that made it, beside what its files say themselves."""
+        return {
+            "reasons": self.reasons,
+            "set_for_this_run": {key: {"was": was, "is": now} for key, (was, now) in told.items()},
+            "parameters": what.pipelines[self.name].model_dump(mode="json"),
+            "decision": verdict.words,
+            "approved_by": approved,
+            "environment": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "machine": platform.node(),
+            "started": self.began.isoformat(timespec="seconds"),
+            "seconds": round((datetime.now(UTC) - self.began).total_seconds(), 1),
+            "stages": {name: outcome.state for name, outcome in self.pipeline.outcomes.items()},
+        }
+
+
+def _tick(
+    root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]
+) -> tuple[Decision, State[Any]]:
+    """A tick inside of a flow run: the decision, and the state that Prefect shows of it."""
+    decision = Retrain(root, name, terminal, force, why, changes).run()
+    get_run_logger().info("%s: %s", decision.outcome, decision.words)
+    evidence.publish_decision(name, decision.outcome, decision.words)
+    if decision.outcome in EVENTS:
+        notify.notify(operations.load(root / "params.yaml")[1], EVENTS[decision.outcome], name, decision.words)
+    kind = StateType.FAILED if decision.outcome == FAILED else StateType.COMPLETED
+    return decision, State(type=kind, name=decision.outcome.title().replace(" ", ""), message=decision.words)
+
+
+@flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
+def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, str] | None = None) -> State[Any]:
+    """Decide whether pipeline `name` is to be retrained, and do it. `changes` sets parameters for this run alone."""
+    root = Path(os.environ.get("TRAINWRIGHT_ROOT") or find_root())  # the clone that a worker serves
+    os.chdir(root)
+    return _tick(root, name, Terminal(), force, why, changes or {})[1]
+
+
+def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]) -> Decision:
+    """The same from a command line. Raises MachineryError where Prefect ends the run before there is a decision."""
+    found: list[Decision] = []
+
+    def body() -> State[Any]:
+        decision, state = _tick(root, name, terminal, force, why, changes)
+        found.append(decision)
+        return state
+
+    state = flow(name="retrain", flow_run_name=name)(body)(return_state=True)
+    if not found:
+        raise MachineryError(f"{name}: Prefect says {state.name}: {state.message}")
+    return found[0]
+
+
+def chosen(values: Sequence[str]) -> dict[str, str]:
+    """`--set KEY=VALUE`, several times, as parameters. Raises InputError where one has no value."""
+    pairs = [value.partition("=") for value in values]
+    for key, sign, _ in pairs:
+        if not sign:
+            raise InputError(Fault("--set", f"{key!r} has no value", "Write --set training.epochs=2.", field=key))
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,209 @@
+"""Stages sent to workers: a Prefect server, two workers in clones of their own, a Git and a DVC remote, all real."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BEAT, ROOT, Toy, wait
+
+pytestmark = [pytest.mark.slow]
+
+RUN = """
+import sys
+from pathlib import Path
+from flows import server
+server.settle(Path.cwd())
+from flows import dvc
+from flows.pipeline import Pipeline
+from flows.terminal import Terminal
+from trainwright import operations
+from trainwright.core.layout import Layout
+_, running = operations.load(Path("params.yaml"))
+sys.exit(Pipeline(Layout(Path.cwd(), "toy"), dvc.Project(Path.cwd()), running, Terminal(), sys.argv[1]).run())
+"""
+WHERE = "basename $TRAINWRIGHT_ROOT"
+STAGES: dict[str, dict[str, Any]] = {
+    "cleaning": {"cmd": "cp in.txt a", "deps": ["in.txt"], "outs": ["a"]},
+    "training": {"cmd": f"echo learning; ({WHERE}; cat a) > b", "deps": ["a"], "outs": ["b"]},
+    "evaluation": {"cmd": f"({WHERE}; cat b) > c", "deps": ["b"], "outs": ["c"]},
+    "tokenization": {"cmd": "exec python beat.py $TRAINWRIGHT_ROOT/pid", "deps": ["a"], "outs": ["d"]},
+    "augmentation": {"cmd": "true", "deps": ["a"]},
+    "splitting": {"cmd": "echo tried >> $TRAINWRIGHT_ROOT/tries; sh refuse.sh; exit 1", "deps": ["a", "refuse.sh"]},
+}
+REFUSE = """mkdir -p .trainwright/failures/toy
+echo '{"exit_code": 1, "message": "these rows are no good"}' > .trainwright/failures/toy/splitting.json
+"""
+PARAMS = {
+    "pipelines": {},
+    "dispatch": {
+        "training": "big",
+        "evaluation": "small",
+        "tokenization": "big",
+        "splitting": "small",
+        "augmentation": "nowhere",
+    },
+    "labels": {"vast": {"memory_gb": 1e6}},
+}
+
+
+class Clone(Toy):
+    """A clone that is there already."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+
+def git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+class World:
+    """A server with a password, a Git and a DVC remote, and three clones: `home`, and `one` and `two` of workers."""
+
+    def __init__(self, folder: Path, remote: dict[str, str] | None = None) -> None:
+        from dvc.repo import Repo
+
+        self.folder, self.workers = folder, dict[str, subprocess.Popen[str]]()
+        (folder / "store").mkdir()
+        git(folder, "init", "--quiet", "--bare", "remote.git")
+        git(folder, "init", "--quiet", "--initial-branch", "main", "home")
+        self.home = Clone(folder / "home")
+        for key, value in {"user.name": "a person", "user.email": "person@example.org"}.items():
+            git(self.home.root, "config", key, value)
+        Repo.init(str(self.home.root)).close()
+        settings = remote or {"url": str(folder / "store")}
+        lines = [f"    {key} = {value}" for key, value in settings.items()]
+        self.home.write(".dvc/config", "\n".join(["[core]", "    remote = store", "['remote \"store\"']", *lines, ""]))
+        self.home.stages(**STAGES)
+        self.home.write("params.yaml", json.dumps(PARAMS))
+        self.home.write("beat.py", BEAT)
+        self.home.write("refuse.sh", REFUSE)
+        self.home.write("in.txt", "rows\n")
+        self.home.write(".gitignore", "/.trainwright/\n/pid\n/tries\n/a\n/b\n/c\n/d\n")
+        git(self.home.root, "add", ".")
+        git(self.home.root, "commit", "--quiet", "-m", "Begin")
+        git(self.home.root, "remote", "add", "origin", str(folder / "remote.git"))
+        git(self.home.root, "push", "--quiet", "origin", "main")
+        for name in ("one", "two"):
+            git(folder, "clone", "--quiet", "--branch", "main", str(folder / "remote.git"), name)
+        self.one, self.two = Clone(folder / "one"), Clone(folder / "two")
+        with socket.socket() as door:
+            door.bind(("127.0.0.1", 0))
+            port = door.getsockname()[1]
+        self.password = f"worker:{secrets.token_urlsafe()}"
+        self.address = f"http://127.0.0.1:{port}/api"
+        self.environment = {
+            "PREFECT_API_URL": self.address,
+            "PREFECT_API_AUTH_STRING": self.password,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DVC_SITE_CACHE_DIR": str(folder / "site"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+            env={**os.environ, **self.environment, "PREFECT_SERVER_API_AUTH_STRING": self.password},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait(self.answers, 120, "the server does not answer")
+
+    def answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
+        except urllib.error.HTTPError:
+            return True  # it wants to know who asks
+        except OSError:
+            return False
+        return True
+
+    def work(self, clone: Clone, *labels: str) -> subprocess.Popen[str]:
+        """Start a worker of `clone`."""
+        log = (self.folder / f"{clone.root.name}.log").open("a")
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "worker", *labels],
+            cwd=clone.root,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+        self.workers[clone.root.name] = worker
+        return worker
+
+    def start(self, goal: str) -> subprocess.Popen[str]:
+        """Start to run a stage and what it waits for, in `home`."""
+        return self.home.start("-c", RUN, goal, **self.environment)
+
+    def run(self, goal: str, code: int = 0) -> str:
+        """What a run says on the terminal, once it has ended with exit code `code`."""
+        child = self.start(goal)
+        try:
+            said, errors = child.communicate(timeout=180)
+        finally:
+            child.kill()
+        assert child.returncode == code, said + errors
+        return said
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, password: bool = True) -> Any:
+        """The server's answer to a POST. Raises HTTPError where it says no."""
+        import base64
+
+        request = urllib.request.Request(f"{self.address}{path}", json.dumps(body or {}).encode())
+        request.add_header("Content-Type", "application/json")
+        if password:
+            request.add_header("Authorization", f"Basic {base64.b64encode(self.password.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def newest(self) -> dict[str, Any]:
+        """The newest run of a stage."""
+        runs = self.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}, "sort": "START_TIME_DESC"})
+        return dict(runs[0])
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.terminate()
+        for child in (*self.workers.values(), self.server):
+            try:
+                child.wait(1 if child is self.server else 40)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    found = World(tmp_path_factory.mktemp("world").resolve())
+    try:
+        found.work(found.one, "big")
+        found.work(found.two, "small")
+        yield found
+    finally:
+        found.close()
+
+
+def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(world: World) -> None:
+    said = world.run("evaluation")
+    assert world.home.read("b") == "one\nrows\n"
+    assert world.home.read("c") == "two\none\nrows\n"
+    assert "    learning" in said.splitlines()
+    status = [sys.executable, "-m", "dvc", "status", "evaluation"]
+    done = subprocess.run(status, cwd=world.home.root, capture_output=True, text=True)
+    assert "up to date" in done.stdout, done.stdout + done.stderr
+    assert "Skipped" in world.run("evaluation")
+    assert git(world.folder / "remote.git", "for-each-ref", "refs/trainwright") == ""
