@@ -24,7 +24,8 @@ class Approval(RunInput):
 def ask(pipeline: str, words: str, hours: float) -> str:
     """Who approved, and why. Returns only with a yes.
 
-    Raises RefusedError where a person said no, or nobody said anything for `hours`, InputError where nobody can be asked.
+    Raises RefusedError where a person said no, or nobody said anything for `hours`; InputError where nobody can be
+    asked.
     """
     if sys.stdin.isatty() and sys.stdout.isatty():
         if input(f"Publish {pipeline} and put it to use? [yes/no] ").strip().lower() not in ("y", "yes"):

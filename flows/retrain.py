@@ -81,11 +81,18 @@ class Retrain:
             outcome, words, code, made = (
                 REFUSED if error.exit_code == RefusedError.exit_code else FAILED, str(error), error.exit_code, None,
             )  # fmt: skip
-        seconds = (datetime.now(UTC) - self.began).total_seconds()
         decision = Decision(
-            self.name, outcome, self.reasons, words, self.commit, str(self.in_use) if self.in_use else None, str(made) if made else None,
-            code, self.began.isoformat(timespec="seconds"), round(seconds, 1),
-        )  # fmt: skip
+            pipeline=self.name,
+            outcome=outcome,
+            reasons=self.reasons,
+            words=words,
+            commit=self.commit,
+            in_use=str(self.in_use) if self.in_use else None,
+            published=str(made) if made else None,
+            exit_code=code,
+            started=self.began.isoformat(timespec="seconds"),
+            seconds=round((datetime.now(UTC) - self.began).total_seconds(), 1),
+        )
         ledger.record(self.home, self.name, asdict(decision) | {"forced": self.force, "why": self.why})
         return decision
 
