@@ -77,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
     deploy = command("deploy", _deploy, "bring a Prefect server's schedules, queues and doors to what params.yaml says")
     deploy.add_argument("--remove", action="store_true", help="take away all that deploy has made there")
+    status = command(
+        "status", _status, "say what is in use, running, waiting and why, on which workers, on how much disk"
+    )
+    status.add_argument("--json", action="store_true", help="as one JSON document")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
@@ -212,6 +216,22 @@ def _deploy(arguments: argparse.Namespace) -> int:
         deploy.remove(print)
     else:
         deploy.deploy(root, print)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    root, *_ = _project(None)
+    import json
+    import shutil
+
+    from flows import status
+
+    told = status.status(root)
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        for line in status.lines(told, shutil.get_terminal_size().columns):
+            print(line)
     return 0
 
 

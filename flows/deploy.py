@@ -58,7 +58,11 @@ DEAD_RUNS = AutomationCore(
         threshold=1,
         within=SILENCE,
     ),
-    actions=[ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has died")],
+    actions=[
+        ChangeFlowRunState(
+            state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has died", force=False
+        )
+    ],
 )
 Say = Callable[[str], None]
 
@@ -162,7 +166,7 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
     shown = f"{flow.name}/{wanted.name}"
     if wanted.schedule:
         shown += f", {wanted.schedule.cron} in {wanted.schedule.timezone}"
-    content = {
+    content: dict[str, Any] = {
         "entrypoint": wanted.entrypoint,
         "description": wanted.description,
         "work_pool_name": POOL,
@@ -180,9 +184,8 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
         return f"deployment   unchanged: {shown}{'; paused by hand' if found.paused else ''}"
     limit = 1 if wanted.schedule else None
     schedules = [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=True)] if wanted.schedule else []
-    client.create_deployment(
-        client.create_flow(flow), wanted.name, schedules=schedules, concurrency_limit=limit, **content
-    )  # type: ignore[arg-type]
+    flow_id = client.create_flow(flow)
+    client.create_deployment(flow_id, wanted.name, schedules=schedules, concurrency_limit=limit, **content)
     return f"deployment   {'updated' if found else 'made'}: {shown}"
 
 
