@@ -121,6 +121,10 @@ def _for_operation(command: Add) -> None:
     )
     deploy = command("deploy", _deploy, "bring a Prefect server's schedules, queues and doors to what params.yaml says")
     deploy.add_argument("--remove", action="store_true", help="take away all that deploy has made there")
+    status = command(
+        "status", _status, "say what is in use, running, waiting and why, on which workers, on how much disk"
+    )
+    status.add_argument("--json", action="store_true", help="as one JSON document")
     worker = command("worker", _worker, "serve labels on this machine: run the stages that params.yaml sends to them")
     worker.add_argument("labels", nargs="+", metavar="LABEL", help="a label of `dispatch`, or `retrain` for schedules")
 
@@ -268,6 +272,22 @@ def _deploy(arguments: argparse.Namespace) -> int:
         deploy.remove(print)
     else:
         deploy.deploy(root, print)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    root, *_ = _project(None)
+    import json
+    import shutil
+
+    from flows import status
+
+    told = status.status(root)
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        for line in status.lines(told, shutil.get_terminal_size().columns):
+            print(line)
     return 0
 
 

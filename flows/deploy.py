@@ -187,9 +187,8 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
         return f"deployment   unchanged: {shown}{'; paused by hand' if found.paused else ''}"
     limit = 1 if wanted.schedule else None
     schedules = [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=True)] if wanted.schedule else []
-    client.create_deployment(
-        client.create_flow(flow), wanted.name, schedules=schedules, concurrency_limit=limit, **content
-    )
+    flow_id = client.create_flow(flow)
+    client.create_deployment(flow_id, wanted.name, schedules=schedules, concurrency_limit=limit, **content)
     return f"deployment   {'updated' if found else 'made'}: {shown}"
 
 

@@ -4,6 +4,8 @@ Where they point to (a Slack URL, a mail account) is a secret of the server's: p
 is logged of one that fails is its name and the kind of error, whose words may hold the URL.
 """
 
+import asyncio
+import inspect
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -36,7 +38,9 @@ def _send(slug: str, subject: str, body: str) -> None:
     if not isinstance(block, NotificationBlock):
         raise TypeError(f"{slug} is no notification block")
     with block.raise_on_failure():
-        block.notify(body, subject, _sync=True)  # type: ignore[call-arg,unused-coroutine]
+        told = block.notify(body, subject)
+        if inspect.isawaitable(told):  # Prefect's own blocks have sent it by now; those of others may be async
+            asyncio.run(told)
 
 
 def _logger() -> "Logger | LoggerAdapter[Logger]":

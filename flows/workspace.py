@@ -61,6 +61,20 @@ def sweep(home: Path) -> list[str]:
     return gone
 
 
+def listed(home: Path) -> list[dict[str, object]]:
+    """The workspaces that are there, and whether a living process holds each."""
+    found: list[dict[str, object]] = []
+    for claim in sorted(_folder(home).glob("*.claim")):
+        try:
+            with claim.open() as file:  # only looked at, so that its holder's number stays in it
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            alive = False
+        except BlockingIOError:
+            alive = True
+        found.append({"name": claim.stem, "held": alive})
+    return found
+
+
 @contextmanager
 def turn(home: Path, pipeline: str, say: Callable[[str], None]) -> Iterator[None]:
     """One at a time: two retrains of a pipeline from this checkout come one after the other."""

@@ -1,0 +1,346 @@
+"""`trainwright status`: how things stand, for the person on duty: in a terminal, or as one JSON document.
+
+What Git, DVC and this machine know is told without a server as well. Import of Prefect happens only once a server has
+answered.
+"""
+
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import dvc, git, server, workspace
+from flows.terminal import duration
+from trainwright import operations
+from trainwright.core.errors import TrainwrightError
+from trainwright.operations import RETRAIN, Running
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, WorkQueue
+
+FRESH = timedelta(seconds=60)  # a worker beats every 30 s at most, and asks for work every 15 s at most
+WIDEST = 120
+HELD_BACK = {
+    "AwaitingConcurrencySlot": "another run of the same pipeline is running",
+    "AwaitingRetry": "it failed, and is tried again: see its log",
+}
+Told = dict[str, Any]
+
+
+def status(root: Path) -> Told:
+    """All that is known now. Keys are stable; times are ISO 8601 in UTC, sizes are bytes, what is not known is null.
+
+    `server.words` says why the server's part is missing where `server.answers` is false; then `runs`, `workers` and
+    `labels` are null: not known is not the same as none.
+    """
+    params, running = operations.load(root / "params.yaml")
+    told: Told = {
+        "line": 1,
+        "time": _iso(datetime.now(UTC)),
+        "project": {"root": str(root), "commit": git.commit(root, "HEAD")},
+        "server": {"url": os.environ.get("PREFECT_API_URL"), "answers": False, "words": ""},
+        "pipelines": [_pipeline(root, name, running) for name in params.pipelines],
+        "runs": None,
+        "workers": None,
+        "labels": None,
+        "workspaces": workspace.listed(root),
+        "disk": _disk(root),
+    }
+    try:
+        told["server"] |= {"url": server.required(root), "answers": True}
+    except TrainwrightError as error:
+        told["server"]["words"] = str(error)
+        return told
+    _serve(told, running)
+    return told
+
+
+def _pipeline(root: Path, name: str, running: Running) -> Told:
+    schedule = running.of(name).schedule
+    tick = schedule.following(datetime.now(UTC)) if schedule else None
+    return {
+        "name": name,
+        "in_use": _in_use(root, name),
+        "last_decision": _last_decision(root, name),
+        "schedule": schedule and schedule.model_dump(),
+        "next_tick": _iso(tick),
+        "deployed": None,
+        "paused": None,
+    }
+
+
+def _in_use(root: Path, name: str) -> Told | None:
+    """The version that the newest `NAME#prod#N` tag points to, and since when."""
+    tags = _lines(root, "tag", "--list", f"{name}#prod#*")
+    if not tags:
+        return None
+    newest = max(tags, key=lambda tag: int(tag.rpartition("#")[2]))
+    commit = git.commit(root, newest)
+    versions = [tag for tag in _lines(root, "tag", "--points-at", f"{newest}^{{commit}}") if tag.startswith(f"{name}@")]
+    since = git.git(root, "for-each-ref", "--format=%(creatordate:iso-strict)", f"refs/tags/{newest}")
+    version = versions[-1].partition("@")[2] if versions else None
+    return {"version": version, "commit": commit, "since": _iso(datetime.fromisoformat(since))}
+
+
+def _last_decision(root: Path, name: str) -> Told | None:
+    """The newest entry of the ledger, as it was fetched last."""
+    import json
+
+    ref = f"refs/remotes/{git.remote(root)}/ledger"
+    if not git.commit(root, ref) or not (files := git.files(root, ref, f"decisions/{name}")):
+        return None
+    content: Told = json.loads(git.read(root, ref, max(files)) or b"{}")
+    return content
+
+
+def _lines(root: Path, *arguments: str) -> list[str]:
+    try:
+        return git.git(root, *arguments).split()
+    except git.GitError:
+        return []
+
+
+def _disk(root: Path) -> Told:
+    private = root / ".trainwright"
+    return {
+        "free": shutil.disk_usage(root).free,
+        "cache": _size(dvc.Project(root).cache()),
+        "checkpoints": _size(private / "checkpoints") + _size(private / "retrains" / "checkpoints"),
+    }
+
+
+def _size(folder: Path) -> int:
+    """The bytes of the files below a folder; files that go meanwhile count nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place) / name
+            total += path.lstat().st_size if path.exists() else 0
+    return total
+
+
+def _serve(told: Told, running: Running) -> None:
+    """Put in what the server knows."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    from flows import deploy
+
+    with get_client(sync_client=True) as client:
+        known = {found.name: found for found in deploy.deployments(client) if found.work_queue_name == RETRAIN}
+        for pipeline in told["pipelines"]:
+            found = known.get(pipeline["name"])
+            pipeline |= {"deployed": found is not None, "paused": found.paused if found else None}
+        try:
+            queues = {queue.name: queue for queue in client.read_work_queues(work_pool_name=deploy.POOL)}
+        except ObjectNotFound:
+            queues = {}
+        told["workers"] = _workers(client, bool(queues))
+        runs = _runs(client) if queues else []
+        told["labels"] = [
+            _label(name, queues, told["workers"], running) for name in (RETRAIN, *sorted(running.served()))
+        ]
+        labels = {label["name"]: label for label in told["labels"]}
+        told["runs"] = [_run(client, run, runs, labels, queues) for run in runs]
+
+
+def _workers(client: "SyncPrefectClient", pool: bool) -> list[Told]:
+    """The workers that have been heard of; each has said on the server which labels it serves."""
+    from flows import deploy
+
+    if not pool:
+        return []
+    said = {
+        variable.value["name"]: variable.value
+        for variable in client.read_variables(limit=200)
+        if variable.name.startswith("worker_") and isinstance(variable.value, dict)
+    }
+    heard = {known.name: known.last_heartbeat_time for known in client.read_workers_for_work_pool(deploy.POOL)}
+    now, found = datetime.now(UTC), []
+    for name in sorted({*said, *heard}):
+        last, own = heard.get(name), said.get(name, {})
+        alive = not own.get("refused") and last is not None and now - last < FRESH
+        found.append(
+            {
+                "name": name,
+                "labels": own.get("labels", []),
+                "alive": alive,
+                "heard": _iso(last),
+                "refused": own.get("refused") or None,
+            }
+        )
+    return found
+
+
+def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], running: Running) -> Told:
+    needs = running.labels[name].model_dump(exclude_none=True) if name in running.labels else {}
+    queue = queues.get(name)
+    asked = queue.last_polled if queue else None
+    return {
+        "name": name,
+        "needs": needs,
+        "workers": [worker["name"] for worker in workers if worker["alive"] and name in worker["labels"]],
+        "refused": [worker["refused"] for worker in workers if worker["refused"] and name in worker["labels"]],
+        "polled": _iso(asked),
+        "live": asked is not None and datetime.now(UTC) - asked < FRESH,
+    }
+
+
+def _runs(client: "SyncPrefectClient") -> "list[FlowRun]":
+    """The pool's runs that are going on or due, oldest first; those of schedules that are still to come are not."""
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    from flows import deploy
+
+    going = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING, StateType.SCHEDULED]
+    due = filters.FlowRunFilterNextScheduledStartTime.model_validate(
+        {"before_": datetime.now(UTC) + timedelta(minutes=1)}
+    )
+    pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[deploy.POOL]))
+    found: list[FlowRun] = []
+    for types, when in ((going[:-1], None), (going[-1:], due)):
+        wanted = filters.FlowRunFilter(
+            state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=types)),
+            next_scheduled_start_time=when,
+        )
+        found += client.read_flow_runs(
+            work_pool_filter=pool, flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
+        )
+    return found
+
+
+def _run(
+    client: "SyncPrefectClient", run: "FlowRun", runs: "list[FlowRun]", labels: dict[str, Told],
+    queues: "dict[str, WorkQueue]",
+) -> Told:  # fmt: skip
+    given = run.parameters
+    what = (
+        f"{given['stage']}@{given['name']}" if "stage" in given and "name" in given else f"retrain {given.get('name')}"
+    )
+    state = run.state
+    since = (state.timestamp if state else None) if run.start_time is None else run.start_time
+    return {
+        "id": str(run.id),
+        "name": run.name,
+        "what": what if "stage" in given or "name" in given else client.read_flow(run.flow_id).name,
+        "label": run.work_queue_name,
+        "state": state.name if state else None,
+        "since": _iso(since),
+        "why": _why(run, runs, labels, queues),
+    }
+
+
+def _why(run: "FlowRun", runs: "list[FlowRun]", labels: dict[str, Told], queues: "dict[str, WorkQueue]") -> str | None:
+    """Why a run waits, in words; None for one that runs."""
+    state, label = run.state, run.work_queue_name or ""
+    if state is None or state.is_running():
+        return None
+    if state.is_paused():
+        return "it waits for a person's answer: see its page in the server's UI"
+    if state.name in HELD_BACK:
+        return HELD_BACK[state.name]
+    queue, known = queues.get(label), labels.get(label)
+    if queue and queue.is_paused:
+        return f"the queue {label} is paused by hand"
+    if known and known["live"]:
+        return _busy(label, runs) or f"a worker of {label} will take it at its next poll"
+    unmet = f"; one did not start: {known['refused'][-1]}" if known and known["refused"] else ""
+    return f"no live worker serves {label}: start one with `trainwright worker {label}`{unmet}"
+
+
+def _busy(label: str, runs: "list[FlowRun]") -> str:
+    """What the workers of a label are running; empty where it is nothing."""
+    busy = [run for run in runs if run.work_queue_name == label and run.state and run.state.is_running()]
+    told = [f"{run.name} since {_local(_iso(run.start_time))[-5:]}" for run in busy]
+    return f"the workers of {label} are busy with {', '.join(told)}" if told else ""
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else None
+
+
+def lines(told: Told, width: int) -> Iterator[str]:
+    """What `status` found, for a terminal of `width` columns."""
+    width = min(max(width, 60), WIDEST)
+    answers = f"{told['server']['url']} answers" if told["server"]["answers"] else told["server"]["words"]
+    yield from _wrapped("Server", answers, width)
+    yield from ("", "Pipelines", *_table(list(_pipeline_rows(told)), width))
+    if told["server"]["answers"]:
+        yield from ("", "Runs", *_table(list(_run_rows(told)), width, "none is running or waiting"))
+        yield from ("", "Workers", *_table(list(_worker_rows(told)), width, "none has been heard of"))
+    left = "left by a crash: `trainwright clean` removes it"
+    rows = [(space["name"], "in use" if space["held"] else left) for space in told["workspaces"]]
+    yield from ("", "Workspaces", *_table(rows, width, "none"), "")
+    disk = told["disk"]
+    sizes = f"cache {_gb(disk['cache'])}, checkpoints {_gb(disk['checkpoints'])}"
+    yield from _wrapped("Disk", f"{_gb(disk['free'])} free; {sizes}", width)
+
+
+def _pipeline_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    yield ("NAME", "IN USE", "SINCE", "NEXT TICK", "LAST DECISION")
+    for entry in told["pipelines"]:
+        used, decision, schedule = entry["in_use"], entry["last_decision"], entry["schedule"]
+        tick = _local(entry["next_tick"]) if schedule else "no schedule"
+        if schedule and entry["deployed"] is False:
+            tick = "not deployed"
+        elif entry["paused"]:
+            tick = "paused"
+        words = f"{decision.get('outcome', '?')}, {_local(decision.get('time'))}" if decision else "none yet"
+        version, since = (used["version"] or used["commit"][:10], _local(used["since"])) if used else ("none", "")
+        yield (entry["name"], version, since, tick, words)
+
+
+def _run_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    for run in told["runs"]:
+        yield (run["what"], run["label"] or "", run["state"] or "", f"{_ago(told, run['since'])}", run["why"] or "")
+
+
+def _worker_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    for worker in told["workers"]:
+        state = "alive" if worker["alive"] else f"did not start: {worker['refused']}" if worker["refused"] else "silent"
+        heard = f", heard {_ago(told, worker['heard'])} ago" if worker["heard"] else ""
+        yield (worker["name"], ", ".join(worker["labels"]) or "?", f"{state}{heard}")
+    for label in told["labels"]:
+        if not label["live"]:
+            needs = ", ".join(f"{key} {value}" for key, value in label["needs"].items())
+            yield ("none", label["name"], "no live worker" + (f"; it needs {needs}" if needs else ""))
+
+
+def _table(rows: Sequence[tuple[str, ...]], width: int, otherwise: str = "") -> Iterator[str]:
+    """Rows in columns; the last column is wrapped."""
+    if not rows:
+        yield f"  {otherwise}"
+        return
+    sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        start = "  " + "".join(f"{cell:<{size}}  " for cell, size in zip(row, sizes, strict=False))
+        rest = textwrap.wrap(row[-1], max(20, width - len(start))) or [""]
+        yield (start + rest[0]).rstrip()
+        yield from (" " * len(start) + more for more in rest[1:])
+
+
+def _wrapped(title: str, text: str, width: int) -> Iterator[str]:
+    start = f"{title:<12} "
+    first, *rest = textwrap.wrap(text, width - len(start), break_on_hyphens=False, break_long_words=False) or [""]
+    yield start + first
+    yield from (" " * len(start) + line for line in rest)
+
+
+def _local(moment: str | None) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}" if moment else ""
+
+
+def _ago(told: Told, moment: str | None) -> str:
+    if moment is None:
+        return ""
+    return duration(max(0.0, (datetime.fromisoformat(told["time"]) - datetime.fromisoformat(moment)).total_seconds()))
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

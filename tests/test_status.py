@@ -1,0 +1,145 @@
+"""`trainwright status`: what it tells of Git, of this machine and of a real server, and that it can be read."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from conftest import Toy, wait
+from fixtures.repository import git, pipelines, repository, trainwright
+from test_deploy import NIGHTLY, client, deploy
+
+from flows import status, workspace
+
+
+@pytest.fixture
+def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    pipelines(toy, "one", "two", operations={"one": NIGHTLY}, dispatch={"training": "gpu"}, labels={"gpu": {"cpus": 2}})
+    return repository(toy, monkeypatch)
+
+
+@pytest.fixture
+def deployed(project: Toy, prefect_api: None) -> Iterator[Toy]:
+    deploy(project.root)
+    yield project
+    from flows import deploy as module
+
+    module.remove(lambda _: None)
+
+
+def shown(told: dict[str, Any], width: int = 100) -> str:
+    """What a person sees, its blanks made one."""
+    lines = list(status.lines(told, width))
+    assert max(len(line) for line in lines) <= width
+    return " ".join(" ".join(lines).split())
+
+
+def test_without_a_server_it_tells_what_needs_none_and_which_to_start(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    said = trainwright(project.root, "status", "--json")
+    assert said.returncode == 0
+    told = json.loads(said.stdout)
+    assert told["server"]["words"].startswith("PREFECT_API_URL unset: start one with")
+    assert told["runs"] is told["workers"] is told["labels"] is None
+    one, two = told["pipelines"]
+    assert (one["name"], one["schedule"]["cron"], two["schedule"], two["next_tick"]) == ("one", "0 2 * * *", None, None)
+    assert datetime.fromisoformat(one["next_tick"]) > datetime.now(UTC)
+    assert told["disk"]["free"] > 0
+    words = trainwright(project.root, "status").stdout
+    assert "PREFECT_API_URL unset" in words and "no schedule" in words and "Runs" not in words
+
+
+def test_the_version_in_use_is_that_of_the_newest_tag_of_its_stage(project: Toy) -> None:
+    for tag in ("one@v1.0.0", "one#prod#9", "one#prod#10"):
+        git(project.root, "tag", "-a", tag, "-m", tag)
+        git(project.root, "commit", "-q", "--allow-empty", "-m", "More")
+        if tag == "one#prod#9":
+            git(project.root, "tag", "-a", "one@v1.1.0", "-m", "v1.1.0")
+    told = status.status(project.root)
+    assert told["pipelines"][0]["in_use"]["version"] == "v1.1.0"
+    assert told["pipelines"][1]["in_use"] is None
+    assert "one v1.1.0" in shown(told)
+
+
+def test_the_last_decision_is_that_of_the_ledger(project: Toy) -> None:
+    git(project.root, "remote", "add", "origin", "none")
+    folder = project.root / "decisions" / "one"
+    folder.mkdir(parents=True)
+    for day, outcome in (("24", "published"), ("25", "nothing to do")):
+        entry = {"outcome": outcome, "time": f"2026-11-{day}T02:00:00+00:00"}
+        (folder / f"202611{day}T020000Z-ab.json").write_text(json.dumps(entry))
+    git(project.root, "add", "decisions")
+    git(project.root, "commit", "-q", "-m", "Decide")
+    git(project.root, "update-ref", "refs/remotes/origin/ledger", "HEAD")
+    told = status.status(project.root)
+    assert told["pipelines"][0]["last_decision"]["outcome"] == "nothing to do"
+    assert "nothing to do, 2026-11-25" in shown(told)
+
+
+def test_a_workspace_that_is_held_and_one_that_a_crash_left_are_told_apart(project: Toy) -> None:
+    with workspace.workspace(project.root, "one", git(project.root, "rev-parse", "HEAD")) as space:
+        (space.root.parent / "two-dead.claim").touch()
+        told = {entry["name"]: entry["held"] for entry in status.status(project.root)["workspaces"]}
+    assert told == {space.root.name: True, "two-dead": False}
+    assert "two-dead left by a crash" in shown(status.status(project.root))
+
+
+def test_it_says_that_a_run_waits_for_a_label_that_nobody_serves_and_what_the_label_needs(deployed: Toy) -> None:
+    with client() as api:
+        stage = api.read_deployment_by_name("stage/stage").id
+        given = {"commit": "c" * 40, "stage": "training", "lock": ""}
+        api.create_flow_run_from_deployment(stage, parameters=given, work_queue_name="gpu")
+    told = status.status(deployed.root)
+    (run,) = told["runs"]
+    assert (run["label"], run["state"]) == ("gpu", "Scheduled")
+    assert run["why"] == "no live worker serves gpu: start one with `trainwright worker gpu`"
+    words = shown(told, 80)
+    assert run["why"] in words
+    assert "none gpu no live worker; it needs cpus 2" in words
+    assert told["pipelines"][0]["deployed"] is True
+    assert "two none no schedule" in words
+
+
+def test_it_says_which_run_keeps_the_workers_of_a_label_busy_and_since_when(deployed: Toy) -> None:
+    from prefect.states import Pending, Running
+
+    with client() as api:
+        stage = api.read_deployment_by_name("stage/stage").id
+        given = {"commit": "c" * 40, "stage": "training", "lock": ""}
+        first, second = (
+            api.create_flow_run_from_deployment(stage, parameters=given, work_queue_name="gpu") for _ in "ab"
+        )
+        api.send_worker_heartbeat("trainwright", "host-1")
+        api.get_runs_in_work_queue(api.read_work_queue_by_name("gpu", work_pool_name="trainwright").id)
+        for state in (Pending(), Running()):
+            api.set_flow_run_state(first.id, state)
+    told = status.status(deployed.root)
+    runs = {run["name"]: run for run in told["runs"]}
+    assert runs[first.name]["state"] == "Running" and runs[first.name]["why"] is None
+    assert runs[second.name]["why"].startswith(f"the workers of gpu are busy with {first.name} since ")
+    assert [(worker["name"], worker["alive"]) for worker in told["workers"]] == [("host-1", True)]
+
+
+def test_a_paused_schedule_and_one_that_was_never_deployed_show_no_tick(deployed: Toy) -> None:
+    with client() as api:
+        api.pause_deployment(api.read_deployment_by_name("retrain/one").id)
+    assert "one none paused" in shown(status.status(deployed.root))
+    pipelines(deployed, "one", "two", operations={"one": NIGHTLY, "two": NIGHTLY})
+    assert "two none not deployed" in shown(status.status(deployed.root))
+
+
+def test_a_run_that_waits_for_a_person_says_so(deployed: Toy) -> None:
+    from prefect.states import Pending, Running, Suspended
+
+    with client() as api:
+        run = api.create_flow_run_from_deployment(api.read_deployment_by_name("retrain/one").id)
+        for state in (Pending(), Running(), Suspended(timeout_seconds=3600)):
+            api.set_flow_run_state(run.id, state, force=True)
+    wait(lambda: status.status(deployed.root)["runs"], 20, "the run is not told")
+    (told,) = status.status(deployed.root)["runs"]
+    assert (told["what"], told["why"]) == (
+        "retrain one", "it waits for a person's answer: see its page in the server's UI"
+    )  # fmt: skip
