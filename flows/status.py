@@ -128,7 +128,7 @@ def _serve(told: Told, running: Running) -> None:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
-    from flows import deploy
+    from flows import deploy, pool
 
     with get_client(sync_client=True) as client:
         known = {found.name: found for found in deploy.deployments(client) if found.work_queue_name == RETRAIN}
@@ -136,10 +136,10 @@ def _serve(told: Told, running: Running) -> None:
             found = known.get(pipeline["name"])
             pipeline |= {"deployed": found is not None, "paused": found.paused if found else None}
         try:
-            queues = {queue.name: queue for queue in client.read_work_queues(work_pool_name=deploy.POOL)}
+            queues = {queue.name: queue for queue in client.read_work_queues(work_pool_name=pool.POOL)}
         except ObjectNotFound:
             queues = {}
-        told["workers"] = _workers(client, bool(queues))
+        told["workers"] = _workers(client) if queues else []
         runs = _runs(client) if queues else []
         told["labels"] = [
             _label(name, queues, told["workers"], running) for name in (RETRAIN, *sorted(running.served()))
@@ -148,18 +148,16 @@ def _serve(told: Told, running: Running) -> None:
         told["runs"] = [_run(client, run, runs, labels, queues) for run in runs]
 
 
-def _workers(client: "SyncPrefectClient", pool: bool) -> list[Told]:
+def _workers(client: "SyncPrefectClient") -> list[Told]:
     """The workers that have been heard of; each has said on the server which labels it serves."""
-    from flows import deploy
+    from flows import pool
 
-    if not pool:
-        return []
     said = {
         variable.value["name"]: variable.value
         for variable in client.read_variables(limit=200)
         if variable.name.startswith("worker_") and isinstance(variable.value, dict)
     }
-    heard = {known.name: known.last_heartbeat_time for known in client.read_workers_for_work_pool(deploy.POOL)}
+    heard = {known.name: known.last_heartbeat_time for known in client.read_workers_for_work_pool(pool.POOL)}
     now, found = datetime.now(UTC), []
     for name in sorted({*said, *heard}):
         last, own = heard.get(name), said.get(name, {})
@@ -196,13 +194,13 @@ def _runs(client: "SyncPrefectClient") -> "list[FlowRun]":
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
-    from flows import deploy
+    from flows import pool
 
     going = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING, StateType.SCHEDULED]
     due = filters.FlowRunFilterNextScheduledStartTime.model_validate(
         {"before_": datetime.now(UTC) + timedelta(minutes=1)}
     )
-    pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[deploy.POOL]))
+    ours = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool.POOL]))
     found: list[FlowRun] = []
     for types, when in ((going[:-1], None), (going[-1:], due)):
         wanted = filters.FlowRunFilter(
@@ -210,7 +208,7 @@ def _runs(client: "SyncPrefectClient") -> "list[FlowRun]":
             next_scheduled_start_time=when,
         )
         found += client.read_flow_runs(
-            work_pool_filter=pool, flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
+            work_pool_filter=ours, flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
         )
     return found
 
@@ -220,9 +218,7 @@ def _run(
     queues: "dict[str, WorkQueue]",
 ) -> Told:  # fmt: skip
     given = run.parameters
-    what = (
-        f"{given['stage']}@{given['name']}" if "stage" in given and "name" in given else f"retrain {given.get('name')}"
-    )
+    what = f"{given['stage']}@{given.get('pipeline')}" if "stage" in given else f"retrain {given.get('name')}"
     state = run.state
     since = (state.timestamp if state else None) if run.start_time is None else run.start_time
     return {
