@@ -325,10 +325,10 @@ class Project:
     def _objects(self, stages: Sequence[str], known: Collection[str]) -> list[str]:
         """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders."""
         found: set[str] = set()
-        for stage in stages:
-            for out in self._repo.stage.load_one(name=stage).outs:
-                if out.use_cache and out.hash_info.value not in known:
-                    found |= {info.value for infos in out.get_used_objs().values() for info in infos}
+        loaded = [stage for stage in self._repo.index.stages if getattr(stage, "name", None) in stages]
+        for out in (out for stage in loaded for out in stage.outs):
+            if out.use_cache and out.hash_info.value not in known:
+                found |= {info.value for infos in out.get_used_objs().values() for info in infos}
         return sorted(found)
 
     def _whole_there(self, names: list[str]) -> list[str]:
