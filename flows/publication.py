@@ -310,6 +310,7 @@ def _went_through(here: Layout, entries: Mapping[str, str]) -> dict[str, Any]:
 def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, str]:
     """Push data, then refs; what is ready stays so until both are done."""
     try:
+        registry.fetch(home, ready.name)
         where = _published_already(home, ready)
         if where is None:
             project.deliver(ready.stages, _whole_before(home, ready))
@@ -329,8 +330,10 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
 
 
 def _published_already(home: Path, ready: Ready) -> str | None:
-    """A run that was killed after its push may have published it. Raises RefusedError where another has come first."""
-    registry.fetch(home, ready.name)
+    """PUBLISHED where it is there already, by what was fetched last: a run may have been killed after its push.
+
+    Raises RefusedError where another version has come first.
+    """
     there = registry.versions(home, ready.name)
     if any(version.version == ready.version and version.commit == ready.commit for version in there):
         return PUBLISHED
