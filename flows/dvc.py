@@ -312,23 +312,27 @@ class Project:
         to be brought there again. Raises MachineryError where the remote cannot be reached, or one is not whole in the
         cache either.
         """
-        from dvc.exceptions import DvcException
-
-        self.push(stages)
-        with self._repo.lock:
-            self._repo._reset()
-            try:
+        failed = None
+        try:
+            self.push(stages)
+        except MachineryError as error:  # a damaged object there is enough, which is mended here
+            failed = error
+        try:
+            with self._repo.lock:
+                self._repo._reset()
                 return self._whole_there(self._objects(stages, known))
-            except (DvcException, OSError) as error:
-                raise MachineryError(f"dvc push: {error}") from error
+        except DamagedError:
+            raise
+        except Exception as error:  # every kind of remote has errors of its own
+            raise failed or MachineryError(f"dvc push: {error}") from error
 
     def _objects(self, stages: Sequence[str], known: Collection[str]) -> list[str]:
         """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders."""
         found: set[str] = set()
-        for stage in stages:
-            for out in self._stage(stage).outs:
-                if out.use_cache and out.hash_info.value not in known:
-                    found |= {info.value for infos in out.get_used_objs().values() for info in infos}
+        loaded = [stage for stage in self._repo.index.stages if getattr(stage, "name", None) in stages]
+        for out in (out for stage in loaded for out in stage.outs):
+            if out.use_cache and out.hash_info.value not in known:
+                found |= {info.value for infos in out.get_used_objs().values() for info in infos}
         return sorted(found)
 
     def _whole_there(self, names: list[str]) -> list[str]:
