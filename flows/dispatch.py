@@ -80,7 +80,7 @@ def reproduce(
             raise TimeoutError
         raise dvc.StageError(result.words)
     project.merge(stage, result.entry)
-    project.restore([stage])
+    project.pull([stage])
     if changes := project.changes(stage):
         raise MachineryError(f"what {result.worker} made of {stage} did not come back whole: {'; '.join(changes)}")
     write_file(layout.timing(name), json.dumps({**result.timing, "worker": result.worker}) + "\n")

@@ -241,7 +241,12 @@ class Project:
             except MachineryError:
                 if not self.remote():
                     raise
-                self._command("pull", "--force", *targets)
+                self.pull(targets)
+
+    def pull(self, targets: Sequence[str]) -> None:
+        """The same of `targets` that are known not to be here. Raises MachineryError where it cannot."""
+        if targets:
+            self._command("pull", "--force", *targets)
 
     def push(self, targets: Sequence[str]) -> None:
         """Bring `targets` (stages, or paths that they make) to the remote. Raises MachineryError where it cannot."""

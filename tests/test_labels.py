@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BEAT, ROOT, Toy, processes_in, wait
+from conftest import BEAT, ROOT, Toy, wait
 
 pytestmark = [pytest.mark.slow]
 
@@ -207,3 +207,92 @@ def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(worl
     assert "up to date" in done.stdout, done.stdout + done.stderr
     assert "Skipped" in world.run("evaluation")
     assert git(world.folder / "remote.git", "for-each-ref", "refs/trainwright") == ""
+
+
+def test_a_workers_no_comes_back_in_its_own_words_and_is_not_asked_again(world: World) -> None:
+    assert "splitting@toy Failed: these rows are no good" in world.run("splitting", 1)
+    assert world.two.read("tries") == "tried\n"
+
+
+def test_a_label_that_nobody_serves_is_an_error_that_names_it_and_why_a_worker_was_refused(world: World) -> None:
+    refused = world.work(world.two, "nowhere", "vast")
+    assert refused.wait(120) == 2
+    world.work(world.two, "small")  # the one before was not touched; this stands in for it in the list
+    log = (world.folder / "two.log").read_text()
+    assert "vast needs memory_gb: 1000000.0, this machine has" in log
+    said = world.run("augmentation", 3)
+    assert "waiting: no worker serves the label nowhere" in said
+    assert "was refused at" in said
+    assert "Start one: `trainwright worker nowhere`" in said
+
+
+PARAMETERS = {
+    "pipeline": "toy",
+    "stage": "training",
+    "commit": "0" * 40,
+    "ref": f"refs/trainwright/runs/{'0' * 32}",
+    "lock": "",
+    "digest": "0" * 64,
+    "versions": {},
+    "devices": 0,
+    "seconds": 60.0,
+}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"parameters": PARAMETERS | {"command": "touch door"}},
+        {"parameters": PARAMETERS | {"pipeline": "toy; touch door"}},
+        {"parameters": PARAMETERS | {"stage": "../door"}},
+        {"parameters": PARAMETERS, "job_variables": {"command": "touch door"}},
+        {"parameters": PARAMETERS, "job_variables": {"env": {"PYTHONSTARTUP": "door.py"}}},
+        {"parameters": PARAMETERS, "job_variables": {"working_dir": "/tmp"}},
+    ],
+    ids=["parameter", "pipeline", "stage", "command", "environment", "folder"],
+)
+def test_a_run_with_anything_but_the_declared_parameters_is_refused(world: World, run: dict[str, Any]) -> None:
+    (deployment,) = world.ask("/deployments/filter", {"deployments": {"name": {"any_": ["stage"]}}})
+    before = world.ask("/flow_runs/count")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        world.ask(f"/deployments/{deployment['id']}/create_flow_run", run)
+    assert refused.value.code in (409, 422)
+    assert world.ask("/flow_runs/count") == before
+
+
+def test_who_does_not_know_the_servers_password_is_refused(world: World) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        world.ask("/flow_runs/filter", password=False)
+    assert refused.value.code == 401
+
+
+def engine_of(stage: int) -> int:
+    """The process of Prefect's engine, above a stage's."""
+    import psutil
+
+    return next(p.pid for p in psutil.Process(stage).parents() if "prefect.engine" in p.cmdline())
+
+
+@pytest.mark.parametrize("killed", ["worker", "worker and engine", "orchestrator"])
+def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: str) -> None:
+    (world.one.root / "pid").unlink(missing_ok=True)
+    run = world.start("tokenization")
+    try:
+        stage = world.one.beating(seconds=120)
+        engine, worker = engine_of(stage), world.workers["one"]
+        if killed == "orchestrator":
+            run.kill()
+        else:
+            worker.kill()
+            if killed != "worker":
+                os.kill(engine, signal.SIGKILL)
+        for process in [stage] if killed == "orchestrator" else [stage, engine]:
+            wait(lambda pid=process: not Path(f"/proc/{pid}").exists(), 120, f"{process} goes on")
+        said, _ = run.communicate(timeout=120)
+        wait(lambda: world.newest()["state_type"] in ("CRASHED", "CANCELLED", "FAILED"), 60, "the run has no end")
+    finally:
+        run.kill()
+    if killed != "orchestrator":
+        assert run.returncode == 3
+        assert "tokenization@toy Failed" in said
+        world.work(world.one, "big")
