@@ -253,6 +253,25 @@ class Project:
         if targets:
             self._command("push", *targets)
 
+    def verify(self, stage: str) -> None:
+        """Hash the outputs of `stage` that are here: DVC trusts what it has fetched, cut short or not.
+
+        Raises MachineryError, with the bad ones gone from the cache, where one is not what dvc.lock names.
+        """
+        from dvc_data.hashfile.hash import file_md5
+
+        bad = []
+        for out in self._stage(stage).outs:
+            top = Path(out.fs_path)
+            inside = out.get_obj() if out.hash_info and out.hash_info.isdir else [((), None, out.hash_info)]
+            for key, _, wanted in inside:
+                path = top.joinpath(*key)
+                if not path.is_file() or file_md5(str(path), name=out.hash_name) != wanted.value:
+                    bad.append(f"{path.relative_to(self.root)} ({wanted.value})")
+                    Path(out.cache.oid_to_path(wanted.value)).unlink(missing_ok=True)
+        if bad:
+            raise MachineryError(f"not as they were made, on the DVC remote: {', '.join(bad)}. Remove them there.")
+
     def _stages(self) -> list[Any]:
         with self._repo.lock:
             self._look_again()

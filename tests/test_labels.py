@@ -71,10 +71,12 @@ def git(root: Path, *arguments: str) -> str:
 class World:
     """A server with a password, a Git and a DVC remote, and three clones: `home`, and `one` and `two` of workers."""
 
-    def __init__(self, folder: Path, remote: dict[str, str] | None = None) -> None:
+    big: subprocess.Popen[str]  # the worker of the label of this name
+
+    def __init__(self, folder: Path) -> None:
         from dvc.repo import Repo
 
-        self.folder, self.workers = folder, dict[str, subprocess.Popen[str]]()
+        self.folder, self.started = folder, list[subprocess.Popen[str]]()
         (folder / "store").mkdir()
         git(folder, "init", "--quiet", "--bare", "remote.git")
         git(folder, "init", "--quiet", "--initial-branch", "main", "home")
@@ -82,9 +84,7 @@ class World:
         for key, value in {"user.name": "a person", "user.email": "person@example.org"}.items():
             git(self.home.root, "config", key, value)
         Repo.init(str(self.home.root)).close()
-        settings = remote or {"url": str(folder / "store")}
-        lines = [f"    {key} = {value}" for key, value in settings.items()]
-        self.home.write(".dvc/config", "\n".join(["[core]", "    remote = store", "['remote \"store\"']", *lines, ""]))
+        self.remote(url=str(folder / "store"))
         self.home.stages(**STAGES)
         self.home.write("params.yaml", json.dumps(PARAMS))
         self.home.write("beat.py", BEAT)
@@ -111,6 +111,10 @@ class World:
             "DVC_SITE_CACHE_DIR": str(folder / "site"),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "PYTHONUNBUFFERED": "1",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
         }
         self.server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
@@ -120,6 +124,11 @@ class World:
             start_new_session=True,
         )
         wait(self.answers, 120, "the server does not answer")
+
+    def remote(self, **settings: str) -> None:
+        """Name the DVC remote."""
+        lines = [f"    {key} = {value}" for key, value in settings.items()]
+        self.home.write(".dvc/config", "\n".join(["[core]", "    remote = store", "['remote \"store\"']", *lines, ""]))
 
     def answers(self) -> bool:
         try:
@@ -142,7 +151,7 @@ class World:
             text=True,
             start_new_session=True,
         )
-        self.workers[clone.root.name] = worker
+        self.started.append(worker)
         return worker
 
     def start(self, goal: str) -> subprocess.Popen[str]:
@@ -176,9 +185,9 @@ class World:
         return dict(runs[0])
 
     def close(self) -> None:
-        for worker in self.workers.values():
+        for worker in self.started:
             worker.terminate()
-        for child in (*self.workers.values(), self.server):
+        for child in (*self.started, self.server):
             try:
                 child.wait(1 if child is self.server else 40)
             except subprocess.TimeoutExpired:
@@ -190,7 +199,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     found = World(tmp_path_factory.mktemp("world").resolve())
     try:
-        found.work(found.one, "big")
+        found.big = found.work(found.one, "big")
         found.work(found.two, "small")
         yield found
     finally:
@@ -209,6 +218,28 @@ def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(worl
     assert git(world.folder / "remote.git", "for-each-ref", "refs/trainwright") == ""
 
 
+def test_data_travel_by_s3_and_an_edit_that_is_not_committed_travels_too(world: World) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        store = f"http://{host}:{port}"
+        keys = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing", "region_name": "eu-central-1"}
+        bucket = boto3.resource("s3", endpoint_url=store, **keys).Bucket("models")
+        bucket.create(CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        world.remote(url="s3://models/data", endpointurl=store)
+        world.home.write("in.txt", "other rows\n")
+        world.run("training")
+        assert world.home.read("b") == "one\nother rows\n"
+        assert sum(1 for _ in bucket.objects.all()) == 2
+    finally:
+        server.stop()
+        world.remote(url=str(world.folder / "store"))
+
+
 def test_a_workers_no_comes_back_in_its_own_words_and_is_not_asked_again(world: World) -> None:
     assert "splitting@toy Failed: these rows are no good" in world.run("splitting", 1)
     assert world.two.read("tries") == "tried\n"
@@ -217,7 +248,6 @@ def test_a_workers_no_comes_back_in_its_own_words_and_is_not_asked_again(world: 
 def test_a_label_that_nobody_serves_is_an_error_that_names_it_and_why_a_worker_was_refused(world: World) -> None:
     refused = world.work(world.two, "nowhere", "vast")
     assert refused.wait(120) == 2
-    world.work(world.two, "small")  # the one before was not touched; this stands in for it in the list
     log = (world.folder / "two.log").read_text()
     assert "vast needs memory_gb: 1000000.0, this machine has" in log
     said = world.run("augmentation", 3)
@@ -279,7 +309,7 @@ def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: 
     run = world.start("tokenization")
     try:
         stage = world.one.beating(seconds=120)
-        engine, worker = engine_of(stage), world.workers["one"]
+        engine, worker = engine_of(stage), world.big
         if killed == "orchestrator":
             run.kill()
         else:
@@ -295,4 +325,4 @@ def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: 
     if killed != "orchestrator":
         assert run.returncode == 3
         assert "tokenization@toy Failed" in said
-        world.work(world.one, "big")
+        world.big = world.work(world.one, "big")
