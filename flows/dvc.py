@@ -292,7 +292,12 @@ class Project:
             except MachineryError:
                 if not self.remote():
                     raise
-                self._command("pull", "--force", *targets)
+                self.pull(targets)
+
+    def pull(self, targets: Sequence[str]) -> None:
+        """The same of `targets` that are known not to be here. Raises MachineryError where it cannot."""
+        if targets:
+            self._command("pull", "--force", *targets)
 
     def commit(self, stages: Sequence[str]) -> None:
         """Take the outputs of `stages` as they are for those of their present code: they count as run."""
@@ -350,6 +355,25 @@ class Project:
             if not _is_whole(remote, name):
                 raise MachineryError(f"{name} arrives damaged at the remote: look at its disk and connection.")
         return bad
+
+    def verify(self, stage: str) -> None:
+        """Hash the outputs of `stage` that are here: DVC trusts what it has fetched, cut short or not.
+
+        Raises MachineryError, with the bad ones gone from the cache, where one is not what dvc.lock names.
+        """
+        from dvc_data.hashfile.hash import file_md5
+
+        bad = []
+        for out in self._stage(stage).outs:
+            top = Path(out.fs_path)
+            inside = out.get_obj() if out.hash_info and out.hash_info.isdir else [((), None, out.hash_info)]
+            for key, _, wanted in inside:
+                path = top.joinpath(*key)
+                if not path.is_file() or file_md5(str(path), name=out.hash_name) != wanted.value:
+                    bad.append(f"{path.relative_to(self.root)} ({wanted.value})")
+                    Path(out.cache.oid_to_path(wanted.value)).unlink(missing_ok=True)
+        if bad:
+            raise MachineryError(f"not as they were made, on the DVC remote: {', '.join(bad)}. Remove them there.")
 
     def _stages(self) -> list[Any]:
         with self._repo.lock:
