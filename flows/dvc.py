@@ -42,6 +42,7 @@ READERS = 8  # objects of the remote that are read back at a time
 DAMAGED = "Remove it, then run the pipeline again."
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
 SHOWS = "Run `dvc status`, which shows the place."
+GONE = re.compile(r"^(Removed )?\d+ objects? from (\S+ cache|remote)\.?$")
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 CONTROL = {code: None for code in (*range(32), 127, *range(128, 160)) if code != ord("\t")}
 
@@ -159,8 +160,8 @@ class Project:
             self._seen = seen
 
     def cache(self) -> Path:
-        """The folder of DVC's cache."""
-        return Path(self._repo.cache.local.path).resolve()
+        """The folder of DVC's cache, as its setting `cache.dir` would name it: objects are in files/md5 below it."""
+        return Path(self._repo.cache.local_cache_dir).resolve()
 
     def remote(self) -> str | None:
         """The name of DVC's default remote, or None."""
@@ -383,8 +384,17 @@ class Project:
     def _stage(self, name: str) -> Any:
         return next(stage for stage in self._stages() if getattr(stage, "name", None) == name)
 
-    def _command(self, *arguments: str) -> None:
-        """A dvc command in a process of its own. Raises MachineryError with dvc's words where it fails."""
+    def collect(self, dry: bool) -> list[str]:
+        """Remove from cache and remote what neither the checkout nor a tag needs; with `dry` nothing goes.
+
+        Returns DVC's account of it. Raises MachineryError where a tag's graph cannot be read or the remote not reached.
+        """
+        cloud = ["--cloud"] if self.remote() else []
+        said = self._command("gc", "--force", "--workspace", "--all-tags", *cloud, *(["--dry"] if dry else []))
+        return [text.removeprefix("Removed ") for text in said if GONE.match(text)] or ["nothing"]
+
+    def _command(self, *arguments: str) -> list[str]:
+        """What a dvc command in a process of its own says. Raises MachineryError with its words where it fails."""
         said = []
         with _group(
             [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", *arguments], self.root
@@ -395,6 +405,7 @@ class Project:
             errors = [text.removeprefix("ERROR: ") for text in said if text.startswith("ERROR")]
             words = "; ".join(errors or said[-1:]) or f"exit code {child.returncode}"
             raise MachineryError(f"dvc {arguments[0]}: {words}")
+        return said
 
     def _keep(self) -> None:
         """A copy of dvc.lock, which DVC writes in place: a kill in that moment leaves a part of it. Empty for none."""
@@ -425,6 +436,16 @@ class Project:
     @property
     def _copies(self) -> Path:
         return self.root / ".trainwright" / "locks"
+
+
+def size(folder: Path) -> int:
+    """The bytes of the files below a folder; files that go meanwhile count nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(place) / name).lstat().st_size
+    return total
 
 
 def experiment(root: Path, name: str, changes: Mapping[str, str], target: str, output: Callable[[Line], None]) -> None:
