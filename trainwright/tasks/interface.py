@@ -28,11 +28,12 @@ class Rows(Protocol):
     IDENTITY: tuple[str, ...]  # the columns whose equality makes two rows duplicates
     QUESTIONS: tuple[str, ...]  # the text columns without spans that paraphrase rules may rewrite
     COLUMNS: Mapping[str, tuple[pa.DataType, ...]]  # the columns that a source may bring, each with its possible types
+    GOLD: tuple[str, ...]  # those of them that say what is right: not read where rows are to be predicted
 
     def from_source(self, table: pa.Table, file: str, answered: bool = True) -> tuple[pa.Table, list[Fault]]:
         """Rows of SCHEMA from a source's table (`trainwright/sources`), and a Fault for each row that is left out.
 
-        With `answered=False` the rows are to be predicted: what would be the gold is neither wanted nor read.
+        With `answered=False` the rows are to be predicted: no gold is wanted, and the table has none.
         """
 
     def stratum(self, rows: pa.Table) -> pa.Array:
