@@ -247,7 +247,7 @@ def test_gold_of_any_type_stops_no_prediction_and_neither_does_a_split(task, for
     import pyarrow.parquet as pq
 
     part, path = tasks.load(task, "rows"), tmp_path / f"in.{form}"
-    asked = [{**ASKED[task], **dict.fromkeys(part.GOLD, [[2.5]]), "split": 7}]
+    asked = [{**ASKED[task], **{name: [[2.5]] for name in part.GOLD}, "split": 7}]
     if form == "parquet":
         pq.write_table(pa.Table.from_pylist(asked), path)
     else:
