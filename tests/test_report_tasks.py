@@ -230,6 +230,33 @@ def test_what_was_set_against_overfitting_is_said() -> None:
     assert "not computed" in learning.sentences({}, {}, chosen)[0]
 
 
+def test_what_is_said_of_the_kept_weights_is_of_them_whatever_they_were_chosen_by() -> None:
+    train, validation = [2.0, 1.0, 0.5], [1.5, 1.2, 1.4]
+    curves = {
+        "train/loss": [(10 * n + 5, loss) for n, loss in enumerate(train)],
+        "validation/loss": [(10 * n + 10, loss) for n, loss in enumerate(validation)],
+    }
+    by_loss = " ".join(learning.sentences(curves, {"best_step": 20}, {"early_stopping": 1}))
+    assert "validation 1.2 at the best step (epoch 2)" in by_loss
+    assert "The weights kept are those before that." in by_loss
+    chosen = {"early_stopping": 1, "best_by": "agreement"}
+    by_agreement = " ".join(learning.sentences(curves, {"best_step": 30, "ended_early": True}, chosen))
+    assert "Training loss 0.5, validation 1.4 at the best step (epoch 3): a gap of 0.9." in by_agreement
+    assert "It overfits from epoch 3 on" in by_agreement
+    assert "The weights kept are those of epoch 3, the most often right." in by_agreement
+    assert "after 1 epoch without a better agreement" in by_agreement
+
+
+def test_a_training_loss_that_counts_a_teacher_is_not_taken_for_a_gap() -> None:
+    curves = {
+        "train/loss": [(5, 9.0), (15, 6.0), (25, 4.0)],
+        "validation/loss": [(10, 1.5), (20, 1.2), (30, 1.4)],
+    }
+    said_so = " ".join(learning.sentences(curves, {"best_step": 20}, {"teacher": "pipeline:large"}))
+    assert "no gap can be told, since the training loss holds the distance to the teacher" in said_so
+    assert "a gap of" not in said_so
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
