@@ -177,6 +177,22 @@ def test_continuations_are_what_generate_gives_each_beginning_alone_and_the_same
     assert drawn[0] == drawn[1] != found["prediction"].to_pylist()
 
 
+def test_beside_a_continuation_stands_how_the_text_went_on_as_long_as_it() -> None:
+    texts = ["Ada met Bo.", "Ada met Bo.", "Ada met Bo.", "Ada"]
+    rows_ = pa.table({"id": list("abcd"), "text": texts})
+    said = pa.table(
+        {"id": list("abcd"), "beginning": ["Ada", "ada met", "Bo", "Ada"], "prediction": [" saw", "", "x", "y"]}
+    )
+    found = scores.each(rows_, said, "en")
+    assert found.column_names == ["id", "prediction", "gold"]  # there are many ways to go on: none is right or wrong
+    assert found["gold"].to_pylist() == [
+        {"start": 3, "end": 7, "text": " met"},
+        {"start": 7, "end": 8, "text": " "},
+        None,  # the tokens of the beginning do not read back as it stands
+        None,  # nothing is left
+    ]
+
+
 def test_a_text_to_be_gone_on_from_is_taken_whole_and_has_no_end(made: tuple[Any, Any], tmp_path: Path) -> None:
     tokenizer, network = made
     some = table(CHINESE, answered=False)

@@ -415,8 +415,83 @@ def test_the_lines_of_the_card_run(head: str, tmp_path: Path, capsys: pytest.Cap
     ]
     transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(tmp_path)
     capsys.readouterr()
-    exec(heads.HEADS[head].usage.replace(heads.FOLDER, str(tmp_path)), {})
+    exec(heads.HEADS[head].usage(adapted=False).replace(heads.FOLDER, str(tmp_path)), {})
     assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize(("family", "head"), [("gpt2", "LMHeadModel"), ("t5", "ConditionalGeneration")])
+def test_the_lines_of_the_card_write_a_text(family: str, head: str, tmp_path: Path, capfd: Any) -> None:
+    from trainwright.engine import prediction, scratch
+
+    sizes = params.Scratch(family=family, layers=1, heads=2, width=16, positions=64, tokenizer="bpe", vocabulary=400)
+    tokenizer = scratch.train_tokenizer(lambda: iter([["A text that is read."]]), sizes)
+    scratch.configuration(sizes, tokenizer).save_pretrained(tmp_path)
+    prediction.load_model(heads.HEADS[head].auto_class, tmp_path, {}, scratch=True).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    exec(heads.HEADS[head].usage(adapted=False).replace(heads.FOLDER, str(tmp_path)), {})
+    assert capfd.readouterr().out.endswith("\n")
+
+
+def test_the_lines_of_a_card_lay_an_adapter_over_its_base_model(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    from trainwright.core.params import Lora
+    from trainwright.engine import adapters, prediction
+
+    config = transformers.BertConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    base, folder, weights = (tmp_path / name for name in ("base", "model", "weights"))
+    transformers.BertModel(config).save_pretrained(base)
+    labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    auto_class = "AutoModelForSequenceClassification"
+    model, new = prediction.load_base(auto_class, base, base, labels)
+    model.config.save_pretrained(folder)
+    trained = adapters.add(model, new, Lora())
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    trained.save_pretrained(weights)
+    adapters.keep(weights, folder, "folder:elsewhere")
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "text", "."]
+    transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
+    code = heads.HEADS["SequenceClassification"].usage(adapted=True)
+    names: dict[str, Any] = {}
+    exec(code.replace(heads.FOLDER, str(folder)).replace(heads.BASE, str(base)), names)
+    expected = adapters.load(auto_class, folder, base)(**names["inputs"]).logits[0]
+    torch.testing.assert_close(names["logits"], expected)
+
+
+def test_an_adapter_and_a_teacher_are_told_by_page_and_card(classification: facts.Facts) -> None:
+    training = {**classification.params["training"], "adapter": "lora", "teacher": "pipeline:large"}
+    adapted = replace(classification, params={**classification.params, "training": training})
+    html, text = page.render(adapted), card.card(adapted)
+    for words in ("LoRA of rank 8, alpha 16, dropout 0, to be laid over the base model", "pipeline:large, its prob"):
+        assert words in html and words in text
+        assert words not in page.render(classification)
+    assert "PeftModel.from_pretrained" in text
+    merged = {**training, "lora": {**training["lora"], "merge": True}}
+    assert "PeftModel" not in card.card(replace(adapted, params={**adapted.params, "training": merged}))
+
+
+def test_a_model_from_scratch_says_what_it_was_to_be(language_model: facts.Facts) -> None:
+    sizes = {"family": "gpt2", "layers": 4, "heads": 2, "width": 128, "positions": 256, "tokenizer": "bpe"}
+    html = page.render(replace(language_model, base={**language_model.base, "scratch": {**sizes, "vocabulary": 1500}}))
+    assert "none: from scratch" in html
+    assert "gpt2, 4 layers, 2 heads, width 128, 256 positions" in html
+    assert "bpe, at most 1,500 tokens, trained on the train split" in html
+    assert "revision</dt><dd>unknown" not in html
+
+
+def test_one_slice_is_not_said_to_be_missing(classification: facts.Facts) -> None:
+    only = {"test": {"count": 3, "accuracy": {"value": 1.0, "low": 0.0, "high": 2.0}}}
+    slices = [{"by": "length", "value": "under 50", "count": 3, "accuracy": 1.0}]
+    assert "All test rows are in one slice" in page.render(
+        replace(classification, metrics={"test": {**only["test"], "slices": slices}})
+    )
+    assert "All test rows are in one slice" not in page.render(replace(classification, metrics=only))
 
 
 def test_the_hubs_names_of_scores_are_used(classification: facts.Facts) -> None:

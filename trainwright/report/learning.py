@@ -38,7 +38,12 @@ def sentences(curves: dict[str, Curve], training: dict[str, Any], params: dict[s
         return ["No validation loss was logged: not computed.", _ended(training, params), _handled(params)]
     lowest = min(found, key=lambda epoch: epoch.validation)
     kept = next((epoch for epoch in found if epoch.step == training.get("best_step")), lowest)
-    return [_gap(kept, params), _course(found, lowest, kept, _taught(params)), _ended(training, params), _handled(params)]
+    return [
+        _gap(kept, params),
+        _course(found, lowest, kept, _taught(params)),
+        _ended(training, params),
+        _handled(params),
+    ]
 
 
 def _taught(params: dict[str, Any]) -> bool:

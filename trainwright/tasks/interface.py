@@ -121,8 +121,9 @@ class Predictions(Protocol):
 class Scores(Protocol):
     def each(self, rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
         """Of every row its `id`, its `prediction` and, as further float columns, its own scores (from 0 to 1, the
-        first says whether it is right). `confidence` (float, from 0 to 1) and `gold` are no scores: how sure the
-        model was, and what is right in the prediction's own form, where the row's spans do not say it.
+        first says whether it is right; none where no row is right or wrong). `confidence` (float, from 0 to 1) and
+        `gold` are no scores: how sure the model was, and what is right in the prediction's own form, where the row's
+        spans do not say it.
 
         A prediction may be of any type. The report shows {start, end, label or text} and lists of them as spans
         of the row's text, {label or text, probability} as words with their probability.
