@@ -81,7 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
     compare.add_argument(
-        "--base", action="append", required=True, metavar="MODEL", help="package:…, folder:… or hub:…; twice or more"
+        "--base",
+        action="append",
+        required=True,
+        metavar="MODEL",
+        help="package:…, folder:…, hub:…, pipeline:… or scratch; twice or more",
     )
     models = command("models", None, "list the published versions of models, put one in use, go back to the one before")
     acts = models.add_subparsers(required=True, metavar="ACT", title="acts")

@@ -90,6 +90,22 @@ def test_logits_of_a_document_in_a_block_are_those_of_the_document_alone(made: t
     assert compared == len(TEXTS)
 
 
+def test_an_encoder_that_becomes_a_language_model_does_not_see_what_comes_after(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config.save_pretrained(tmp_path)
+    network = load_model(model.AUTO_CLASS, tmp_path, model.settings({}), scratch=True)
+    network.save_pretrained(tmp_path / "trained")
+    published = load_model(model.AUTO_CLASS, tmp_path / "trained")
+    ids = torch.arange(5, 15)[None]
+    with torch.inference_mode():
+        assert torch.allclose(published(ids).logits[:, :4], published(ids[:, :4]).logits, atol=1e-5)
+
+
 def test_every_document_stands_in_blocks_once_with_all_its_characters(made: tuple[Any, Any]) -> None:
     tokenizer, _ = made
     some = table(TEXTS)
