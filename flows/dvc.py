@@ -448,16 +448,15 @@ def size(folder: Path) -> int:
     return total
 
 
-def experiment(root: Path, name: str, changes: Mapping[str, str], target: str, output: Callable[[Line], None]) -> None:
-    """`dvc exp run` of a target under changed parameters, kept as experiment `name` in place of an older one.
+def experiment(root: Path, name: str, target: str, output: Callable[[Line], None]) -> None:
+    """`dvc exp run` of a target under the present parameters, kept as experiment `name` in place of an older one.
 
     Raises StageError where it did not end well.
     """
     command = [sys.executable, "-m", "flows.dvc", str(os.getpid())]
     subprocess.run([*command, "exp", "remove", name], cwd=root, env=environment(root), capture_output=True, check=False)
-    settings = [part for key, value in changes.items() for part in ("--set-param", f"{key}='{value}'")]
     error = ""
-    with _group([*command, "exp", "run", "--name", name, *settings, target], root) as child:
+    with _group([*command, "exp", "run", "--name", name, target], root) as child:
         for line in _lines(child, math.inf, lambda: None):
             if line.text and not NOISE.match(line.text):
                 output(line)

@@ -424,7 +424,7 @@ class _Bar(ProgressCallback):  # type: ignore[misc,unused-ignore]
 
 
 def _epoch_in_words(entry: Mapping[str, float], epochs: int) -> str:
-    found = f"validation loss {entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% exact"
+    found = f"validation loss {entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% right"
     return f"training: epoch {entry['epoch']:.0f} of {epochs}: {found}"
 
 
