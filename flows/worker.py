@@ -154,14 +154,17 @@ def _supervise(root: Path, name: str, labels: Sequence[str], limit: int) -> int:
     def end(*_: object) -> None:
         nonlocal told
         told = True
-        child.kill()  # its runs are told to end by the kernel; an idle one would not hear a first SIGTERM
+        os.kill(child.pid, signal.SIGKILL)  # the kernel tells its runs to end; idle, it would not hear a first SIGTERM
 
     for by in (signal.SIGTERM, signal.SIGINT):
         signal.signal(by, end)
-    code_of_child = child.wait()
+    ended = 0
+    while ended != child.pid:  # or an orphan of one of its runs
+        ended, status = os.waitpid(-1, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
     _reap(time.monotonic() + LAST_RUNS)
     if not told:
-        raise MachineryError(f"Prefect's worker ended by itself, with exit code {code_of_child}")
+        raise MachineryError(f"Prefect's worker ended by itself, with exit code {child.returncode}")
     return 0
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from conftest import BEAT, ROOT, Toy, wait
 
+from trainwright.core import process
+
 pytestmark = [pytest.mark.slow]
 
 RUN = """
@@ -122,6 +124,7 @@ class World:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=process.die_with_parent,  # noqa: PLW1509
         )
         wait(self.answers, 120, "the server does not answer")
 
@@ -150,6 +153,7 @@ class World:
             stderr=log,
             text=True,
             start_new_session=True,
+            preexec_fn=process.die_with_parent,  # noqa: PLW1509
         )
         self.started.append(worker)
         return worker
