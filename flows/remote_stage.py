@@ -30,7 +30,7 @@ from trainwright.core.errors import Fault, InputError, MachineryError, Trainwrig
 from trainwright.core.layout import Layout
 
 BEAT = 3.0  # seconds between two signs of life, each way
-SILENCE = 30.0  # seconds without one, while the server answers, after which the other side is dead
+SILENCE = 60.0  # seconds without one, while the server answers, after which the other side is dead
 ASKED, WORKS = "trainwright.asked", "trainwright.works"  # the labels of a flow run in which signs of life are counted
 ARTIFACT = "trainwright-stage"
 LOGGER = "prefect.flow_runs.stage"  # under which the stage's own lines stand in the run's log
