@@ -327,7 +327,7 @@ class Project:
         """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders."""
         found: set[str] = set()
         for stage in stages:
-            for out in self._repo.stage.load_one(str(self.root / "dvc.yaml"), stage).outs:
+            for out in self._stage(stage).outs:
                 if out.use_cache and out.hash_info.value not in known:
                     found |= {info.value for infos in out.get_used_objs().values() for info in infos}
         return sorted(found)
