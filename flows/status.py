@@ -258,11 +258,15 @@ def _pipeline_rows(told: Told) -> Iterator[tuple[str, ...]]:
 
 
 def _run_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    if told["runs"]:
+        yield ("RUN", "LABEL", "STATE", "FOR", "WHY IT WAITS")
     for run in told["runs"]:
         yield (run["what"], run["label"] or "", run["state"] or "", f"{_ago(told, run['since'])}", run["why"] or "")
 
 
 def _worker_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    if told["workers"]:
+        yield ("WORKER", "LABELS", "STATE")
     for worker in told["workers"]:
         state = "alive" if worker["alive"] else f"did not start: {worker['refused']}" if worker["refused"] else "silent"
         heard = f", heard {_ago(told, worker['heard'])} ago" if worker["heard"] else ""
