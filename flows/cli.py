@@ -89,7 +89,11 @@ def _for_work(command: Add) -> None:
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
     compare.add_argument(
-        "--base", action="append", required=True, metavar="MODEL", help="package:…, folder:… or hub:…; twice or more"
+        "--base",
+        action="append",
+        required=True,
+        metavar="MODEL",
+        help="package:…, folder:…, hub:…, pipeline:… or scratch; twice or more",
     )
     predict = command("predict", _predict, "predict every row of a file with a model folder")
     predict.add_argument("model", metavar="MODEL", type=Path, help="the folder of a model, such as report/model")

@@ -4,6 +4,9 @@ Each base model is a DVC experiment, run in a Git worktree of the present commit
 project's own cache: nothing in the project changes, stages that do not depend on the base model come from the cache,
 and `dvc exp show` and `dvc exp apply` know the experiments afterwards. A worktree that a killed comparison left is
 removed by the next.
+
+A base model is named as in params.yaml, or is `scratch`, where the pipeline describes a model from scratch. What a
+pipeline needs of others (a teacher, `pipeline:NAME`) is trained there too, unless the cache has it.
 """
 
 import json
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from flows import dvc, pinning
 from trainwright.core import layout, params
@@ -26,6 +30,7 @@ from trainwright.core.layout import Layout
 from trainwright.engine import base_model
 
 LAST = ("training", "evaluation", "postprocessing", "report")
+SCRATCH = "scratch"
 Say = Callable[[str], None]
 
 
@@ -53,29 +58,38 @@ def compare(root: Path, name: str, bases: list[str], say: Say, output: Callable[
 
     Raises InputError where the project is no Git repository with a commit, or a base model is wrong.
     """
-    pipeline = params.load(root / "params.yaml").pipeline(name)
-    for base in bases:
-        _check(pipeline, base)
-        base_model.locate(base, root)
+    present, original = params.load(root / "params.yaml"), (root / "params.yaml").read_text(encoding="utf-8-sig")
+    wanted = {base: _with_base(present, name, base) for base in bases}
+    for base, everything in wanted.items():
+        if not (everything.pipeline(name).scratch or everything.pipeline(name).base_pipeline):
+            base_model.locate(base, root)
     found = []
-    with _workspace(root, name, pipeline, bases) as workspace:
-        for base in bases:
+    with _workspace(root, name, list(wanted.values())) as workspace:
+        for base, everything in wanted.items():
             say(f"{name} from {base}")
-            found.append(_candidate(Layout(workspace, name), base, output))
+            found.append(_candidate(Layout(workspace, name), base, original, everything, output))
     return found
 
 
-def _check(pipeline: params.Pipeline, base: str) -> None:
-    """Raises InputError where `base` is not a base model as params.yaml would take it."""
+def _with_base(present: params.Params, name: str, base: str) -> params.Params:
+    """All parameters with `base` as the pipeline's base model. Raises InputError where it is none that they take."""
+    pipeline = present.pipeline(name)
+    if base == SCRATCH and not pipeline.scratch:
+        remedy = "Describe one: `base_model: {scratch: …}`; recipes/sample-clm.yaml has an example."
+        reason = f"{name} describes no model from scratch"
+        raise InputError(Fault("--base", reason, remedy))
+    after = base.removeprefix("pipeline:") if base.startswith("pipeline:") else pipeline.teacher_pipeline
+    changed = {"base_model": pipeline.base_model if base == SCRATCH else base, "after": after or params.NOTHING}
+    pipelines = {**present.model_dump()["pipelines"], name: {**pipeline.model_dump(), **changed}}
     try:
-        params.Pipeline.model_validate({**pipeline.model_dump(), "base_model": base})
+        return params.Params.model_validate({"pipelines": pipelines})
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise InputError(Fault("--base", f"{base!r} {reason}", "See `base_model` in params.yaml.")) from None
 
 
 @contextmanager
-def _workspace(root: Path, name: str, pipeline: params.Pipeline, bases: list[str]) -> Iterator[Path]:
+def _workspace(root: Path, name: str, wanted: list[params.Params]) -> Iterator[Path]:
     """A worktree at the present commit, with the present params.yaml, pins, and sources that Git does not know."""
     path = root / ".trainwright" / "comparisons" / name / "workspace"
     _remove(root, path)
@@ -85,19 +99,25 @@ def _workspace(root: Path, name: str, pipeline: params.Pipeline, bases: list[str
         cache = dvc.Project(root).cache()
         layout.write_file(path / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n")
         shutil.copyfile(root / "params.yaml", path / "params.yaml")
-        theirs, ours = Layout(path, name), Layout(root, name)
-        for pin in ("source_pin", "base_model_pin"):
-            if getattr(ours, pin).exists():
-                getattr(theirs, pin).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(getattr(ours, pin), getattr(theirs, pin))
-        for uri in (pipeline.source.uri, *(base.removeprefix("folder:") for base in bases)):
-            place = Path(uri)  # one that Git does not know is not in the worktree
-            if not place.is_absolute() and (root / place).exists() and not (path / place).exists():
-                (path / place).parent.mkdir(parents=True, exist_ok=True)
-                (path / place).symlink_to(root / place)
+        for everything in wanted:
+            for needed in everything.chain(name):
+                _bring(Layout(root, needed), Layout(path, needed), everything.pipeline(needed))
         yield path
     finally:
         _remove(root, path)
+
+
+def _bring(ours: Layout, theirs: Layout, pipeline: params.Pipeline) -> None:
+    """What a worktree may lack of a pipeline: its pins, its source and its base model, where Git does not know them."""
+    for pin in ("source_pin", "base_model_pin"):
+        if getattr(ours, pin).exists():
+            getattr(theirs, pin).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(getattr(ours, pin), getattr(theirs, pin))
+    for uri in (pipeline.source.uri, pipeline.base_uri.removeprefix("folder:")):
+        place = Path(uri)
+        if not place.is_absolute() and (ours.root / place).exists() and not (theirs.root / place).exists():
+            (theirs.root / place).parent.mkdir(parents=True, exist_ok=True)
+            (theirs.root / place).symlink_to(ours.root / place)
 
 
 def _remove(root: Path, path: Path) -> None:
@@ -115,22 +135,33 @@ def _git(root: Path, *arguments: str) -> None:
         raise InputError(Fault(str(root), f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}", remedy))
 
 
-def _candidate(place: Layout, base: str, output: Callable[[dvc.Line], None]) -> Candidate:
+def _candidate(
+    place: Layout, base: str, original: str, everything: params.Params, output: Callable[[dvc.Line], None]
+) -> Candidate:
     for stage in LAST:  # what is there after the run is then of this base model
         shutil.rmtree(place.stage(stage), ignore_errors=True)
         shutil.rmtree(place.data / "gates" / stage, ignore_errors=True)
         place.timing(stage).unlink(missing_ok=True)
         place.failure(stage).unlink(missing_ok=True)
-    pipeline = params.load(place.params).pipeline(place.pipeline).model_copy(update={"base_model": base})
+    needed = {name: Layout(place.root, name) for name in everything.chain(place.pipeline)}
     experiment = f"{place.pipeline}-{re.sub(r'[^a-z0-9]+', '-', base.lower()).strip('-')}"
     failed = ""
     try:
-        pinning.ensure(place, pipeline)
-        changes = {f"pipelines.{place.pipeline}.base_model": base}
-        dvc.experiment(place.root, experiment, changes, f"report_gate@{place.pipeline}", output)
+        _write_base(place, original, base, everything.pipeline(place.pipeline).after)
+        for name, layout in needed.items():
+            pinning.ensure(layout, everything.pipeline(name))
+        dvc.experiment(place.root, experiment, f"report_gate@{place.pipeline}", output)
     except (TrainwrightError, dvc.StageError) as error:
-        failed = _failure(place) or str(error)
+        failed = next(filter(None, map(_failure, needed.values())), str(error))
     return _read(place, base, experiment, failed)
+
+
+def _write_base(place: Layout, original: str, base: str, after: str) -> None:
+    """The `original` params.yaml in the worktree, but for the pipeline's base model and what it waits for."""
+    yaml = YAML()
+    document = yaml.load(original)
+    document["pipelines"][place.pipeline] |= {"after": after} | ({} if base == SCRATCH else {"base_model": base})
+    yaml.dump(document, place.params)
 
 
 def _failure(place: Layout) -> str:

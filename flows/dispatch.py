@@ -50,6 +50,7 @@ def reproduce(
     if project.entries([stage]) and not project.changes(stage, missing=False):
         with suppress(MachineryError):  # it was made, here or elsewhere; only its outputs are not here
             project.restore([stage])
+            project.verify(stage)
             return "Cached"
     if not project.remote():
         remedy = "Add one: `dvc remote add -d NAME URL`."
@@ -80,7 +81,8 @@ def reproduce(
             raise TimeoutError
         raise dvc.StageError(result.words)
     project.merge(stage, result.entry)
-    project.restore([stage])
+    project.pull([stage])
+    project.verify(stage)
     if changes := project.changes(stage):
         raise MachineryError(f"what {result.worker} made of {stage} did not come back whole: {'; '.join(changes)}")
     write_file(layout.timing(name), json.dumps({**result.timing, "worker": result.worker}) + "\n")

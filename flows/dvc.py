@@ -293,7 +293,12 @@ class Project:
             except MachineryError:
                 if not self.remote():
                     raise
-                self._command("pull", "--force", *targets)
+                self.pull(targets)
+
+    def pull(self, targets: Sequence[str]) -> None:
+        """The same of `targets` that are known not to be here. Raises MachineryError where it cannot."""
+        if targets:
+            self._command("pull", "--force", *targets)
 
     def commit(self, stages: Sequence[str]) -> None:
         """Take the outputs of `stages` as they are for those of their present code: they count as run."""
@@ -313,23 +318,27 @@ class Project:
         to be brought there again. Raises MachineryError where the remote cannot be reached, or one is not whole in the
         cache either.
         """
-        from dvc.exceptions import DvcException
-
-        self.push(stages)
-        with self._repo.lock:
-            self._repo._reset()
-            try:
+        failed = None
+        try:
+            self.push(stages)
+        except MachineryError as error:  # a damaged object there is enough, which is mended here
+            failed = error
+        try:
+            with self._repo.lock:
+                self._repo._reset()
                 return self._whole_there(self._objects(stages, known))
-            except (DvcException, OSError) as error:
-                raise MachineryError(f"dvc push: {error}") from error
+        except DamagedError:
+            raise
+        except Exception as error:  # every kind of remote has errors of its own
+            raise failed or MachineryError(f"dvc push: {error}") from error
 
     def _objects(self, stages: Sequence[str], known: Collection[str]) -> list[str]:
         """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders."""
         found: set[str] = set()
-        for stage in stages:
-            for out in self._stage(stage).outs:
-                if out.use_cache and out.hash_info.value not in known:
-                    found |= {info.value for infos in out.get_used_objs().values() for info in infos}
+        loaded = [stage for stage in self._repo.index.stages if getattr(stage, "name", None) in stages]
+        for out in (out for stage in loaded for out in stage.outs):
+            if out.use_cache and out.hash_info.value not in known:
+                found |= {info.value for infos in out.get_used_objs().values() for info in infos}
         return sorted(found)
 
     def _whole_there(self, names: list[str]) -> list[str]:
@@ -347,6 +356,25 @@ class Project:
             if not _is_whole(remote, name):
                 raise MachineryError(f"{name} arrives damaged at the remote: look at its disk and connection.")
         return bad
+
+    def verify(self, stage: str) -> None:
+        """Hash the outputs of `stage` that are here: DVC trusts what it has fetched, cut short or not.
+
+        Raises MachineryError, with the bad ones gone from the cache, where one is not what dvc.lock names.
+        """
+        from dvc_data.hashfile.hash import file_md5
+
+        bad = []
+        for out in self._stage(stage).outs:
+            top = Path(out.fs_path)
+            inside = out.get_obj() if out.hash_info and out.hash_info.isdir else [((), None, out.hash_info)]
+            for key, _, wanted in inside:
+                path = top.joinpath(*key)
+                if not path.is_file() or file_md5(str(path), name=out.hash_name) != wanted.value:
+                    bad.append(f"{path.relative_to(self.root)} ({wanted.value})")
+                    Path(out.cache.oid_to_path(wanted.value)).unlink(missing_ok=True)
+        if bad:
+            raise MachineryError(f"not as they were made, on the DVC remote: {', '.join(bad)}. Remove them there.")
 
     def _stages(self) -> list[Any]:
         with self._repo.lock:
@@ -420,16 +448,15 @@ def size(folder: Path) -> int:
     return total
 
 
-def experiment(root: Path, name: str, changes: Mapping[str, str], target: str, output: Callable[[Line], None]) -> None:
-    """`dvc exp run` of a target under changed parameters, kept as experiment `name` in place of an older one.
+def experiment(root: Path, name: str, target: str, output: Callable[[Line], None]) -> None:
+    """`dvc exp run` of a target under the present parameters, kept as experiment `name` in place of an older one.
 
     Raises StageError where it did not end well.
     """
     command = [sys.executable, "-m", "flows.dvc", str(os.getpid())]
     subprocess.run([*command, "exp", "remove", name], cwd=root, env=environment(root), capture_output=True, check=False)
-    settings = [part for key, value in changes.items() for part in ("--set-param", f"{key}='{value}'")]
     error = ""
-    with _group([*command, "exp", "run", "--name", name, *settings, target], root) as child:
+    with _group([*command, "exp", "run", "--name", name, target], root) as child:
         for line in _lines(child, math.inf, lambda: None):
             if line.text and not NOISE.match(line.text):
                 output(line)

@@ -153,7 +153,7 @@ class Pipeline:
         if words.startswith("Traceback"):
             path = self.layout.failure(name).relative_to(self.layout.root)
             words = f"{words.splitlines()[-1]} (traceback in {path})"
-        return Outcome("Failed", code, words)
+        return Outcome("Failed", code if code in SAID_NO else MachineryError.exit_code, words)
 
     def _publish(self) -> None:
         """Artifacts of what this run can vouch for: a result left by an earlier run is not this one's.

@@ -47,7 +47,7 @@ class Ready:
     """A version that is made and not published yet; kept in .trainwright/unpublished/ until it is.
 
     `commit` is V, `code` the commit that ran, `known` the versions that it was compared with or knew of, `stages` those
-    whose outputs the remote must have.
+    whose outputs the remote must have, `waits` why it could not be published at the last try.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Ready:
     why: str
     known: tuple[str, ...]
     stages: tuple[str, ...]
+    waits: str = ""
 
 
 def fetch(home: Path, branch: str) -> str | None:
@@ -168,7 +169,8 @@ def finish(home: Path, name: str, say: Say) -> Version | None:
         say(f"{name}: {error}")
         return None
     if where == UNPUBLISHED:
-        say(f"{name}: {ready.version} still waits to be published, since the remote cannot be reached")
+        again = _kept(home, name)
+        say(f"{name}: {ready.version} still waits to be published: {again.waits if again else ''}")
         return None
     say(f"{name}: {version}, ready since an earlier run, is published" + ("" if where == PUBLISHED else f". {where}"))
     return version
@@ -308,6 +310,7 @@ def _went_through(here: Layout, entries: Mapping[str, str]) -> dict[str, Any]:
 def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, str]:
     """Push data, then refs; what is ready stays so until both are done."""
     try:
+        registry.fetch(home, ready.name)
         where = _published_already(home, ready)
         if where is None:
             project.deliver(ready.stages, _whole_before(home, ready))
@@ -318,7 +321,8 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
     except (RefusedError, InputError):
         _forget(home, ready)
         raise
-    except MachineryError:
+    except MachineryError as error:
+        _keep(home, replace(ready, waits=str(error)))
         return Version(ready.name, ready.version, ready.commit, ""), UNPUBLISHED
     _forget(home, ready)
     made = next(version for version in registry.versions(home, ready.name) if version.version == ready.version)
@@ -326,8 +330,10 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
 
 
 def _published_already(home: Path, ready: Ready) -> str | None:
-    """A run that was killed after its push may have published it. Raises RefusedError where another has come first."""
-    registry.fetch(home, ready.name)
+    """PUBLISHED where it is there already, by what was fetched last: a run may have been killed after its push.
+
+    Raises RefusedError where another version has come first.
+    """
     there = registry.versions(home, ready.name)
     if any(version.version == ready.version and version.commit == ready.commit for version in there):
         return PUBLISHED

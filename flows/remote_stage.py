@@ -197,7 +197,7 @@ def _work(
         if pipeline in known:
             bring_sources(space, known[pipeline])
         full = f"{stage}@{pipeline}"
-        project.restore(list(project.inputs(full)))
+        project.pull(list(project.inputs(full)))
 
         def say(line: dvc.Line) -> None:
             if not line.transient:

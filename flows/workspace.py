@@ -19,6 +19,8 @@ from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 
+CHECKPOINTS = "TRAINWRIGHT_CHECKPOINTS"  # a folder that machines share, where a training is to be resumed elsewhere
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -164,7 +166,7 @@ def _join(home: Path, root: Path) -> None:
     from flows import dvc
 
     dvc.Project(home).lend(root)
-    kept = home / ".trainwright" / "retrains" / "checkpoints"
+    kept = Path(os.environ.get(CHECKPOINTS, home / ".trainwright" / "retrains" / "checkpoints"))
     kept.mkdir(parents=True, exist_ok=True)
     private = root / ".trainwright"
     private.mkdir(exist_ok=True)

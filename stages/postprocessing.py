@@ -64,7 +64,10 @@ def summary(metrics: dict[str, Any]) -> list[str]:
     """Two lines: every headline score of the test split, and the untrained model's beside it."""
     names = wording.headline({"test": metrics["test"]})
     scored, before = (
-        ", ".join(f"{name} {wording.said(wording.cell(metrics[part], name), _unit(metrics, name))}" for name in names)
+        ", ".join(
+            f"{wording.label(name)} {wording.said(wording.cell(metrics[part], name), _unit(metrics, name))}"
+            for name in names
+        )
         for part in ("test", "untrained")
     )
     return [

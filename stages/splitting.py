@@ -38,9 +38,21 @@ def main(run: process.Run) -> None:
                 kinds[name].update(task.stratum(rows).to_pylist())
     says = f"declared {', '.join(sorted(declared))}" if declared else "no declared splits"
     print(f"splitting: {sum(map(Counter.total, kinds.values())):,} rows, {says}", flush=True)
-    for name, count in kinds.items():
-        shares = ", ".join(f"{number / count.total():.1%} {kind}" for kind, number in sorted(count.items()))
-        print(f"  {name}: {count.total():,} rows ({shares or 'none'})", flush=True)
+    for line in told(kinds):
+        print(f"  {line}", flush=True)
+
+
+def told(kinds: dict[str, Counter[str]]) -> list[str]:
+    """A line a split: its rows and, where they are of several kinds, the share of each kind."""
+    several = len(set().union(*kinds.values())) > 1
+    return [
+        f"{name}: {count.total():,} rows" + (f" ({', '.join(_shares(count))})" if several and count else "")
+        for name, count in kinds.items()
+    ]
+
+
+def _shares(count: Counter[str]) -> list[str]:
+    return [f"{number / count.total():.1%} {kind}" for kind, number in sorted(count.items())]
 
 
 if __name__ == "__main__":

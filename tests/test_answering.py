@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from trainwright.core import tasks
 from trainwright.core.errors import InputError
 from trainwright.core.layout import digest
 from trainwright.engine import answering
@@ -226,6 +228,32 @@ def test_what_stands_for_answers_is_not_read_where_questions_are_answered(model,
     (tmp_path / "in.json").write_text(json.dumps(content))
     answered, faults = answering.predict_file(model, tmp_path / "in.json", tmp_path / "out.json")
     assert (answered, faults) == (len(contexts), [])
+
+
+ASKED = {  # of every task a row to be predicted
+    "qa": {"context": "A text.", "question": "Who?"},
+    "classification": {"text": "A text."},
+    "ner": {"text": "A text."},
+    "multiple_choice": {"question": "Which?", "choices": ["this", "that"]},
+    "mlm": {"text": "A [MASK]."},
+    "clm": {"text": "A text"},
+    "seq2seq": {"source": "A text."},
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+@pytest.mark.parametrize("task", tasks.names())
+def test_gold_of_any_type_stops_no_prediction_and_neither_does_a_split(task, form, tmp_path):
+    import pyarrow.parquet as pq
+
+    part, path = tasks.load(task, "rows"), tmp_path / f"in.{form}"
+    asked = [{**ASKED[task], **{name: [[2.5]] for name in part.GOLD}, "split": 7}]
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(asked), path)
+    else:
+        path.write_text(json.dumps(asked[0]) + "\n")
+    rows, faults = answering.read_rows(part, path)
+    assert (rows.num_rows, faults) == (1, [])
 
 
 def test_a_missing_input_is_an_input_error(model, tmp_path):

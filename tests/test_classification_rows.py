@@ -99,8 +99,8 @@ def test_a_source_without_just_one_kind_of_label_is_refused(tmp_path: Path, cont
         read(tmp_path / "a.csv", content)
 
 
-def test_rows_to_be_predicted_need_no_label_and_a_bad_one_is_not_read(tmp_path: Path) -> None:
-    found, faults = read(tmp_path / "a.csv", "text,value\na,many\nb,\n", answered=False)
+def test_rows_to_be_predicted_need_no_label(tmp_path: Path) -> None:
+    found, faults = read(tmp_path / "a.csv", "text,value\na,1\nb,\n", answered=False)
     assert (found.num_rows, faults, found["value"].null_count) == (2, [], 2)
     with pytest.raises(InputError, match="there is no column 'text'"):
         read(tmp_path / "b.csv", "words\na\n", answered=False)

@@ -90,6 +90,22 @@ def test_logits_of_a_document_in_a_block_are_those_of_the_document_alone(made: t
     assert compared == len(TEXTS)
 
 
+def test_an_encoder_that_becomes_a_language_model_does_not_see_what_comes_after(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config.save_pretrained(tmp_path)
+    network = load_model(model.AUTO_CLASS, tmp_path, model.settings({}), scratch=True)
+    network.save_pretrained(tmp_path / "trained")
+    published = load_model(model.AUTO_CLASS, tmp_path / "trained")
+    ids = torch.arange(5, 15)[None]
+    with torch.inference_mode():
+        assert torch.allclose(published(ids).logits[:, :4], published(ids[:, :4]).logits, atol=1e-5)
+
+
 def test_every_document_stands_in_blocks_once_with_all_its_characters(made: tuple[Any, Any]) -> None:
     tokenizer, _ = made
     some = table(TEXTS)
@@ -175,6 +191,22 @@ def test_continuations_are_what_generate_gives_each_beginning_alone_and_the_same
         assert said == tokenizer.decode(new[0, len(beginning) :], skip_special_tokens=True)
     drawn = [answered(made, some, temperature=1.0)[2]["prediction"].to_pylist() for _ in range(2)]
     assert drawn[0] == drawn[1] != found["prediction"].to_pylist()
+
+
+def test_beside_a_continuation_stands_how_the_text_went_on_as_long_as_it() -> None:
+    texts = ["Ada met Bo.", "Ada met Bo.", "Ada met Bo.", "Ada"]
+    rows_ = pa.table({"id": list("abcd"), "text": texts})
+    said = pa.table(
+        {"id": list("abcd"), "beginning": ["Ada", "ada met", "Bo", "Ada"], "prediction": [" saw", "", "x", "y"]}
+    )
+    found = scores.each(rows_, said, "en")
+    assert found.column_names == ["id", "prediction", "gold"]  # there are many ways to go on: none is right or wrong
+    assert found["gold"].to_pylist() == [
+        {"start": 3, "end": 7, "text": " met"},
+        {"start": 7, "end": 8, "text": " "},
+        None,  # the tokens of the beginning do not read back as it stands
+        None,  # nothing is left
+    ]
 
 
 def test_a_text_to_be_gone_on_from_is_taken_whole_and_has_no_end(made: tuple[Any, Any], tmp_path: Path) -> None:

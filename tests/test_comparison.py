@@ -108,6 +108,48 @@ def test_two_base_models_stand_side_by_side_and_the_project_is_left_as_it_was(pr
     assert {"qa-folder-one", "qa-folder-two"} <= set(known)
 
 
+TOPICS = {
+    "task": "classification",
+    "base_model": {
+        "scratch": {"family": "bert", "layers": 1, "heads": 2, "width": 16, "positions": 256, "tokenizer": "wordpiece"}
+    },
+    "source": {"uri": "data/sample/passages.jsonl", "format": "jsonl", "columns": {"label": "topic", "id": "title"}},
+    "splitting": {"train": 0.6, "validation": 0.2, "test": 0.2},
+    "tokenization": {"max_length": 64},
+    "training": {"epochs": 1, "learning_rate": 1e-3},
+    "postprocessing": {"bootstrap": 50},
+}
+
+
+def test_a_model_from_scratch_and_another_pipelines_stand_side_by_side_with_a_teacher_for_both(project):
+    """`student` learns from `teacher`, whatever it starts from; none of their pins is known to Git."""
+    yaml = YAML()
+    document = yaml.load(project / "params.yaml")
+    section = document["pipelines"]["qa"]
+    empty = {name: {} for name in ("ingestion", "cleaning", "augmentation", "evaluation", "report")}
+    gates = {name: {} for name in section["gates"]} | {"training": {"min_loss_drop": -5.0}}
+    topics = {"language": "en", "after": "none", **empty, **TOPICS, "gates": gates}
+    taught = {**topics["training"], "teacher": "pipeline:teacher"}
+    document["pipelines"] |= {"teacher": topics, "student": {**topics, "after": "teacher", "training": taught}}
+    yaml.dump(document, project / "params.yaml")
+    bases = ["--base", "scratch", "--base", "pipeline:teacher"]
+    done = run(project, sys.executable, "-m", "flows.cli", "compare", "student", *bases)
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = json.loads((project / ".trainwright" / "comparisons" / "student" / "comparison.json").read_text())
+    assert [record["base_model"] for record in records] == ["scratch", "pipeline:teacher"]
+    for record in records:
+        assert record["failed"] == ""
+        assert record["scores"]["accuracy"]["value"] is not None and record["examples_per_second"] > 0
+    assert records[0]["parameters"] == records[1]["parameters"]
+    assert done.stdout.count("Running stage 'training@teacher'") <= 1
+    elsewhere = ["--base", "scratch", "--base", "pipeline:qa"]
+    done = run(project, sys.executable, "-m", "flows.cli", "compare", "student", *elsewhere)
+    assert done.returncode == 2
+    assert "a pipeline can wait for one other" in done.stderr
+    done = run(project, sys.executable, "-m", "flows.cli", "compare", "qa", "--base", "scratch")
+    assert (done.returncode, "qa describes no model from scratch" in done.stderr) == (2, True)
+
+
 def test_a_base_model_that_is_none_is_told_before_anything_runs(project):
     done = run(project, sys.executable, "-m", "flows.cli", "compare", "qa", "--base", "folder:nowhere")
     assert done.returncode == 2

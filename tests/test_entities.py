@@ -178,3 +178,15 @@ def test_scores_of_a_hand_worked_case_say_what_is_undefined():
     assert np.isnan(each[2]["f1"])
     assert each[1]["confidence"] == pytest.approx(0.6)
     assert each[0]["gold"][1] == {"start": 8, "end": 10, "label": "PER", "text": "Bo"}
+
+
+def test_every_score_of_a_label_has_an_interval_unless_too_few_texts_have_it():
+    sums = np.random.default_rng(5).integers(1, 9, (40, 3)).astype(np.float64)
+    sums[:, 1:] += sums[:, :1]  # no more are right than were found, or are there
+    found = scores._by_label(sums, np.arange(40), "PER", Postprocessing(bootstrap=100))
+    for name in ("precision", "recall", "f1"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    assert found["count"] == sums[:, 2].sum()
+    alone = scores._by_label(sums * (np.arange(40) == 3)[:, None], np.arange(40), "PER", Postprocessing(bootstrap=100))
+    assert alone["recall"] is not None
+    assert alone["recall_low"] is None  # in more than one draw in twenty there is none of it

@@ -71,10 +71,12 @@ def git(root: Path, *arguments: str) -> str:
 class World:
     """A server with a password, a Git and a DVC remote, and three clones: `home`, and `one` and `two` of workers."""
 
-    def __init__(self, folder: Path, remote: dict[str, str] | None = None) -> None:
+    big: subprocess.Popen[str]  # the worker of the label of this name
+
+    def __init__(self, folder: Path) -> None:
         from dvc.repo import Repo
 
-        self.folder, self.workers = folder, dict[str, subprocess.Popen[str]]()
+        self.folder, self.started = folder, list[subprocess.Popen[str]]()
         (folder / "store").mkdir()
         git(folder, "init", "--quiet", "--bare", "remote.git")
         git(folder, "init", "--quiet", "--initial-branch", "main", "home")
@@ -82,9 +84,7 @@ class World:
         for key, value in {"user.name": "a person", "user.email": "person@example.org"}.items():
             git(self.home.root, "config", key, value)
         Repo.init(str(self.home.root)).close()
-        settings = remote or {"url": str(folder / "store")}
-        lines = [f"    {key} = {value}" for key, value in settings.items()]
-        self.home.write(".dvc/config", "\n".join(["[core]", "    remote = store", "['remote \"store\"']", *lines, ""]))
+        self.remote(url=str(folder / "store"))
         self.home.stages(**STAGES)
         self.home.write("params.yaml", json.dumps(PARAMS))
         self.home.write("beat.py", BEAT)
@@ -111,6 +111,10 @@ class World:
             "DVC_SITE_CACHE_DIR": str(folder / "site"),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "PYTHONUNBUFFERED": "1",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
         }
         self.server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
@@ -120,6 +124,11 @@ class World:
             start_new_session=True,
         )
         wait(self.answers, 120, "the server does not answer")
+
+    def remote(self, **settings: str) -> None:
+        """Name the DVC remote."""
+        lines = [f"    {key} = {value}" for key, value in settings.items()]
+        self.home.write(".dvc/config", "\n".join(["[core]", "    remote = store", "['remote \"store\"']", *lines, ""]))
 
     def answers(self) -> bool:
         try:
@@ -142,7 +151,7 @@ class World:
             text=True,
             start_new_session=True,
         )
-        self.workers[clone.root.name] = worker
+        self.started.append(worker)
         return worker
 
     def start(self, goal: str) -> subprocess.Popen[str]:
@@ -176,9 +185,9 @@ class World:
         return dict(runs[0])
 
     def close(self) -> None:
-        for worker in self.workers.values():
+        for worker in self.started:
             worker.terminate()
-        for child in (*self.workers.values(), self.server):
+        for child in (*self.started, self.server):
             try:
                 child.wait(1 if child is self.server else 40)
             except subprocess.TimeoutExpired:
@@ -190,7 +199,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     found = World(tmp_path_factory.mktemp("world").resolve())
     try:
-        found.work(found.one, "big")
+        found.big = found.work(found.one, "big")
         found.work(found.two, "small")
         yield found
     finally:
@@ -207,3 +216,113 @@ def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(worl
     assert "up to date" in done.stdout, done.stdout + done.stderr
     assert "Skipped" in world.run("evaluation")
     assert git(world.folder / "remote.git", "for-each-ref", "refs/trainwright") == ""
+
+
+def test_data_travel_by_s3_and_an_edit_that_is_not_committed_travels_too(world: World) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        store = f"http://{host}:{port}"
+        keys = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing", "region_name": "eu-central-1"}
+        bucket = boto3.resource("s3", endpoint_url=store, **keys).Bucket("models")
+        bucket.create(CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        world.remote(url="s3://models/data", endpointurl=store)
+        world.home.write("in.txt", "other rows\n")
+        world.run("training")
+        assert world.home.read("b") == "one\nother rows\n"
+        assert sum(1 for _ in bucket.objects.all()) == 2
+    finally:
+        server.stop()
+        world.remote(url=str(world.folder / "store"))
+
+
+def test_a_workers_no_comes_back_in_its_own_words_and_is_not_asked_again(world: World) -> None:
+    assert "splitting@toy Failed: these rows are no good" in world.run("splitting", 1)
+    assert world.two.read("tries") == "tried\n"
+
+
+def test_a_label_that_nobody_serves_is_an_error_that_names_it_and_why_a_worker_was_refused(world: World) -> None:
+    refused = world.work(world.two, "nowhere", "vast")
+    assert refused.wait(120) == 2
+    log = (world.folder / "two.log").read_text()
+    assert "vast needs memory_gb: 1000000.0, this machine has" in log
+    said = world.run("augmentation", 3)
+    assert "waiting: no worker serves the label nowhere" in said
+    assert "was refused at" in said
+    assert "Start one: `trainwright worker nowhere`" in said
+
+
+PARAMETERS = {
+    "pipeline": "toy",
+    "stage": "training",
+    "commit": "0" * 40,
+    "ref": f"refs/trainwright/runs/{'0' * 32}",
+    "lock": "",
+    "digest": "0" * 64,
+    "versions": {},
+    "devices": 0,
+    "seconds": 60.0,
+}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"parameters": PARAMETERS | {"command": "touch door"}},
+        {"parameters": PARAMETERS | {"pipeline": "toy; touch door"}},
+        {"parameters": PARAMETERS | {"stage": "../door"}},
+        {"parameters": PARAMETERS, "job_variables": {"command": "touch door"}},
+        {"parameters": PARAMETERS, "job_variables": {"env": {"PYTHONSTARTUP": "door.py"}}},
+        {"parameters": PARAMETERS, "job_variables": {"working_dir": "/tmp"}},
+    ],
+    ids=["parameter", "pipeline", "stage", "command", "environment", "folder"],
+)
+def test_a_run_with_anything_but_the_declared_parameters_is_refused(world: World, run: dict[str, Any]) -> None:
+    (deployment,) = world.ask("/deployments/filter", {"deployments": {"name": {"any_": ["stage"]}}})
+    before = world.ask("/flow_runs/count")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        world.ask(f"/deployments/{deployment['id']}/create_flow_run", run)
+    assert refused.value.code in (409, 422)
+    assert world.ask("/flow_runs/count") == before
+
+
+def test_who_does_not_know_the_servers_password_is_refused(world: World) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        world.ask("/flow_runs/filter", password=False)
+    assert refused.value.code == 401
+
+
+def engine_of(stage: int) -> int:
+    """The process of Prefect's engine, above a stage's."""
+    import psutil
+
+    return next(p.pid for p in psutil.Process(stage).parents() if "prefect.engine" in p.cmdline())
+
+
+@pytest.mark.parametrize("killed", ["worker", "worker and engine", "orchestrator"])
+def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: str) -> None:
+    (world.one.root / "pid").unlink(missing_ok=True)
+    run = world.start("tokenization")
+    try:
+        stage = world.one.beating(seconds=120)
+        engine, worker = engine_of(stage), world.big
+        if killed == "orchestrator":
+            run.kill()
+        else:
+            worker.kill()
+            if killed != "worker":
+                os.kill(engine, signal.SIGKILL)
+        for process in [stage] if killed == "orchestrator" else [stage, engine]:
+            wait(lambda pid=process: not Path(f"/proc/{pid}").exists(), 120, f"{process} goes on")
+        said, _ = run.communicate(timeout=120)
+        wait(lambda: world.newest()["state_type"] in ("CRASHED", "CANCELLED", "FAILED"), 60, "the run has no end")
+    finally:
+        run.kill()
+    if killed != "orchestrator":
+        assert run.returncode == 3
+        assert "tokenization@toy Failed" in said
+        world.big = world.work(world.one, "big")

@@ -108,9 +108,9 @@ def test_scores_of_test_validation_and_the_untrained_model_stand_side_by_side(
     assert metrics["validation"]["f1"]["value"] == 100
     assert metrics["untrained"]["exact"]["value"] == 0
     test, untrained = capsys.readouterr().out.splitlines()
-    assert test.startswith("postprocessing: test, 6 rows: exact 83.3")
-    assert untrained == "postprocessing: the untrained base model on the same rows: exact 0.0 (0.0 to 0.0), " + (
-        "f1 0.0 (0.0 to 0.0)"
+    assert test.startswith("postprocessing: test, 6 rows: exact match 83.3")
+    assert untrained == "postprocessing: the untrained base model on the same rows: exact match 0.0 (0.0 to 0.0), " + (
+        "F1 0.0 (0.0 to 0.0)"
     )
 
 
@@ -150,8 +150,8 @@ def test_outputs_that_no_gate_has_passed_are_not_scored(with_unanswerable: proce
 def test_an_undefined_score_is_said_to_be_undefined() -> None:
     nothing = {"count": 0, "f1": {"value": None, "low": None, "high": None}}
     assert stage.summary({"test": nothing, "untrained": nothing}) == [
-        "test, 0 rows: f1 undefined",
-        "the untrained base model on the same rows: f1 undefined",
+        "test, 0 rows: F1 undefined",
+        "the untrained base model on the same rows: F1 undefined",
     ]
 
 

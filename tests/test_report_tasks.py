@@ -230,6 +230,33 @@ def test_what_was_set_against_overfitting_is_said() -> None:
     assert "not computed" in learning.sentences({}, {}, chosen)[0]
 
 
+def test_what_is_said_of_the_kept_weights_is_of_them_whatever_they_were_chosen_by() -> None:
+    train, validation = [2.0, 1.0, 0.5], [1.5, 1.2, 1.4]
+    curves = {
+        "train/loss": [(10 * n + 5, loss) for n, loss in enumerate(train)],
+        "validation/loss": [(10 * n + 10, loss) for n, loss in enumerate(validation)],
+    }
+    by_loss = " ".join(learning.sentences(curves, {"best_step": 20}, {"early_stopping": 1}))
+    assert "validation 1.2 at the best step (epoch 2)" in by_loss
+    assert "The weights kept are those before that." in by_loss
+    chosen = {"early_stopping": 1, "best_by": "agreement"}
+    by_agreement = " ".join(learning.sentences(curves, {"best_step": 30, "ended_early": True}, chosen))
+    assert "Training loss 0.5, validation 1.4 at the best step (epoch 3): a gap of 0.9." in by_agreement
+    assert "It overfits from epoch 3 on" in by_agreement
+    assert "The weights kept are those of epoch 3, the most often right." in by_agreement
+    assert "after 1 epoch without a better agreement" in by_agreement
+
+
+def test_a_training_loss_that_counts_a_teacher_is_not_taken_for_a_gap() -> None:
+    curves = {
+        "train/loss": [(5, 9.0), (15, 6.0), (25, 4.0)],
+        "validation/loss": [(10, 1.5), (20, 1.2), (30, 1.4)],
+    }
+    said_so = " ".join(learning.sentences(curves, {"best_step": 20}, {"teacher": "pipeline:large"}))
+    assert "no gap can be told, since the training loss holds the distance to the teacher" in said_so
+    assert "a gap of" not in said_so
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -388,8 +415,83 @@ def test_the_lines_of_the_card_run(head: str, tmp_path: Path, capsys: pytest.Cap
     ]
     transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(tmp_path)
     capsys.readouterr()
-    exec(heads.HEADS[head].usage.replace(heads.FOLDER, str(tmp_path)), {})
+    exec(heads.HEADS[head].usage(adapted=False).replace(heads.FOLDER, str(tmp_path)), {})
     assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize(("family", "head"), [("gpt2", "LMHeadModel"), ("t5", "ConditionalGeneration")])
+def test_the_lines_of_the_card_write_a_text(family: str, head: str, tmp_path: Path, capfd: Any) -> None:
+    from trainwright.engine import prediction, scratch
+
+    sizes = params.Scratch(family=family, layers=1, heads=2, width=16, positions=64, tokenizer="bpe", vocabulary=400)
+    tokenizer = scratch.train_tokenizer(lambda: iter([["A text that is read."]]), sizes)
+    scratch.configuration(sizes, tokenizer).save_pretrained(tmp_path)
+    prediction.load_model(heads.HEADS[head].auto_class, tmp_path, {}, scratch=True).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    exec(heads.HEADS[head].usage(adapted=False).replace(heads.FOLDER, str(tmp_path)), {})
+    assert capfd.readouterr().out.endswith("\n")
+
+
+def test_the_lines_of_a_card_lay_an_adapter_over_its_base_model(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    from trainwright.core.params import Lora
+    from trainwright.engine import adapters, prediction
+
+    config = transformers.BertConfig(
+        vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    base, folder, weights = (tmp_path / name for name in ("base", "model", "weights"))
+    transformers.BertModel(config).save_pretrained(base)
+    labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    auto_class = "AutoModelForSequenceClassification"
+    model, new = prediction.load_base(auto_class, base, base, labels)
+    model.config.save_pretrained(folder)
+    trained = adapters.add(model, new, Lora())
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    trained.save_pretrained(weights)
+    adapters.keep(weights, folder, "folder:elsewhere")
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "a", "text", "."]
+    transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
+    code = heads.HEADS["SequenceClassification"].usage(adapted=True)
+    names: dict[str, Any] = {}
+    exec(code.replace(heads.FOLDER, str(folder)).replace(heads.BASE, str(base)), names)
+    expected = adapters.load(auto_class, folder, base)(**names["inputs"]).logits[0]
+    torch.testing.assert_close(names["logits"], expected)
+
+
+def test_an_adapter_and_a_teacher_are_told_by_page_and_card(classification: facts.Facts) -> None:
+    training = {**classification.params["training"], "adapter": "lora", "teacher": "pipeline:large"}
+    adapted = replace(classification, params={**classification.params, "training": training})
+    html, text = page.render(adapted), card.card(adapted)
+    for words in ("LoRA of rank 8, alpha 16, dropout 0, to be laid over the base model", "pipeline:large, its prob"):
+        assert words in html and words in text
+        assert words not in page.render(classification)
+    assert "PeftModel.from_pretrained" in text
+    merged = {**training, "lora": {**training["lora"], "merge": True}}
+    assert "PeftModel" not in card.card(replace(adapted, params={**adapted.params, "training": merged}))
+
+
+def test_a_model_from_scratch_says_what_it_was_to_be(language_model: facts.Facts) -> None:
+    sizes = {"family": "gpt2", "layers": 4, "heads": 2, "width": 128, "positions": 256, "tokenizer": "bpe"}
+    html = page.render(replace(language_model, base={**language_model.base, "scratch": {**sizes, "vocabulary": 1500}}))
+    assert "none: from scratch" in html
+    assert "gpt2, 4 layers, 2 heads, width 128, 256 positions" in html
+    assert "bpe, at most 1,500 tokens, trained on the train split" in html
+    assert "revision</dt><dd>unknown" not in html
+
+
+def test_one_slice_is_not_said_to_be_missing(classification: facts.Facts) -> None:
+    only = {"test": {"count": 3, "accuracy": {"value": 1.0, "low": 0.0, "high": 2.0}}}
+    slices = [{"by": "length", "value": "under 50", "count": 3, "accuracy": 1.0}]
+    assert "All test rows are in one slice" in page.render(
+        replace(classification, metrics={"test": {**only["test"], "slices": slices}})
+    )
+    assert "All test rows are in one slice" not in page.render(replace(classification, metrics=only))
 
 
 def test_the_hubs_names_of_scores_are_used(classification: facts.Facts) -> None:

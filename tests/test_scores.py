@@ -1,5 +1,6 @@
 """Scores: those of the official scripts, intervals that know of contexts, nothing that is made up."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,51 @@ def test_v2_scores_are_as_worked_by_hand(golds: list[str], guess: str, exact: fl
 def test_languages_without_spaces_count_characters(golds: list[str], guess: str, exact: float, f1: float) -> None:
     assert measured([golds], [guess], "zh") == ([exact], [pytest.approx(f1)])
     assert measured([["北京 大学"]], ["北京"], "en")[1] == [pytest.approx(2 / 3)]
+
+
+SIGNS = [*"-:_*^/\\~`+=，。：？！“”；’《》", "……", *"·、「」（）－～『』"]  # the CMRC 2018 script's sp_char
+
+
+def official(gold: str, guess: str) -> tuple[float, float]:
+    """Exact match and F1 as in cmrc2018_evaluate.py, but for NLTK's sentence splitter, whose model is not here."""
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    def segmented(text: str) -> list[str]:
+        found, between = [], ""
+        for character in text.lower().strip():
+            if character in SIGNS:
+                continue
+            if re.search("[\u4e00-\u9fa5]", character):
+                found += [*NLTKWordTokenizer().tokenize(between), character]
+                between = ""
+            else:
+                between += character
+        return found + NLTKWordTokenizer().tokenize(between)
+
+    wanted, said = segmented(gold), segmented(guess)
+    table, same = np.zeros((len(wanted) + 1, len(said) + 1), int), 0
+    for i, one in enumerate(wanted):
+        for j, other in enumerate(said):
+            table[i + 1, j + 1] = table[i, j] + 1 if one == other else 0
+            same = max(same, table[i + 1, j + 1])
+    bare = ["".join(c for c in text.lower().strip() if c not in SIGNS) for text in (gold, guess)]
+    return float(bare[0] == bare[1]), 2 * same / (len(wanted) + len(said)) if same else 0.0
+
+
+CHINESE = st.lists(
+    st.sampled_from(
+        ["北京", "大学", "，。", "3.5", "6,476", "％", "%", " ", "Python", "W. M", "it's", "（C+）", "—", "年."]
+    ),
+    min_size=1,
+    max_size=6,
+).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(gold=CHINESE.filter(str.strip), guess=CHINESE)
+def test_scores_of_chinese_are_those_of_the_cmrc_script(gold: str, guess: str) -> None:
+    exact, f1 = official(gold, guess)
+    assert measured([[gold]], [guess], "zh") == ([exact], [pytest.approx(f1)])
 
 
 def test_japanese_and_thai_count_characters_too() -> None:

@@ -143,6 +143,18 @@ def test_a_folder_without_weights_is_made_a_model_only_where_the_model_is_from_s
     load_model("AutoModelForCausalLM", folder)
 
 
+def test_the_librarys_warnings_of_what_is_meant_reach_no_terminal(tmp_path: Path, capfd: Any) -> None:
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()
+    logging.get_logger("transformers").warning_once.cache_clear()  # what it warned of before it would not say again
+    model = load_model("AutoModelForCausalLM", folder_of(tmp_path, "gpt2", "bpe"), {}, scratch=True)
+    ids = torch.tensor([[5, 6, model.config.pad_token_id]])
+    assert torch.isfinite(model(input_ids=ids, labels=ids).loss)  # without a mask, and of a type of loss that is unset
+    assert capfd.readouterr().err == ""
+
+
 def test_the_pin_says_what_the_model_is_to_be_and_another_wish_is_another_pin(tmp_path: Path) -> None:
     pipeline = params.load(ROOT / "params.yaml").pipeline("sample-qa")
     first = pipeline.model_copy(update={"base_model": FromScratch(scratch=wanted("bert", "wordpiece"))})

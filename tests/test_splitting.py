@@ -1,5 +1,6 @@
 """Declared splits stay; others are made by group, and no row moves when others come or go."""
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.splitting import splitting
+from stages.splitting import splitting, told
 from trainwright.core import tasks
 from trainwright.core.params import Splitting
 from trainwright.rows import tables
@@ -114,3 +115,9 @@ def test_a_split_without_rows_is_an_empty_table_of_the_same_form() -> None:
     parts = splitting(qa_rows(["only"]), THIRDS, set())
     assert sorted(part.num_rows for part in parts.values()) == [0, 0, 1]
     assert all(part.schema.equals(QA.SCHEMA) for part in parts.values())
+
+
+def test_the_kinds_of_rows_are_told_where_there_are_several() -> None:
+    kinds = {"train": Counter(spam=1, ham=3), "validation": Counter(ham=2), "test": Counter()}
+    assert told(kinds) == ["train: 4 rows (75.0% ham, 25.0% spam)", "validation: 2 rows (100.0% ham)", "test: 0 rows"]
+    assert told({"train": Counter(document=1200)}) == ["train: 1,200 rows"]

@@ -20,7 +20,12 @@ from trainwright.core.params import Pipeline
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CODE = "TRAINWRIGHT_CODE"  # the folder whose code stages must run: an installed package is another checkout's
+TERMINATED = 143  # 128 + SIGTERM
 TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
+
+
+class Terminated(Exception):
+    """SIGTERM came, and what the next run goes on from is kept; says what."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
         _fail(failure, 3, str(error))
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         sys.exit(3)
+    except Terminated as error:
+        _fail(failure, TERMINATED, str(error))
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(TERMINATED)
     except KeyboardInterrupt:  # plain `dvc repro` shares a terminal, and its Ctrl-C, with the stage
         words = "interrupted; nothing half-written is left, and the next run does this stage again"
         _fail(failure, INTERRUPTED, words)

@@ -63,11 +63,9 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
     if not adapters.there(folder):
         base_model.check_loadable(f"folder:{folder}", folder)
     part = tasks.load(settings.task, "rows")
-    suffixes = ((form, end) for form, ends in sources.SUFFIXES.items() for end in ends)
-    form = next((form for form, end in suffixes if source.name.lower().endswith(end)), "squad")
-    table = sources.read(Source(uri=str(source.resolve()), format=form), Path.cwd(), part.COLUMNS)  # type: ignore[arg-type]
-    rows, faults = part.from_source(table, str(source), answered=False)
-    _too_many(faults, table.num_rows, source)
+    rows, faults = read_rows(part, source)
+    count = rows.num_rows + len(faults)
+    _too_many(faults, count, source)
     answered = 0
     aside = _open_aside(target)
     try:
@@ -81,7 +79,7 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
                     file.write(("," if answered else "") + "\n " + ",\n ".join(lines))
                 answered += len(lines)
             file.write("\n}\n")
-        _too_many(faults, table.num_rows, source)
+        _too_many(faults, count, source)
         layout.flush(aside)
         aside.rename(target)
     finally:
@@ -91,6 +89,19 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
         lines = [json.dumps(asdict(fault)) + "\n" for fault in faults]
         layout.write_file(target.with_name(f"{target.name}.quarantine.jsonl"), "".join(lines))
     return answered, faults
+
+
+def read_rows(part: Any, source: Path) -> tuple[pa.Table, list[Fault]]:
+    """The rows of a file that is to be predicted, and a Fault for each that cannot be; `part` is the task's rows part.
+
+    What the file may say of gold or of splits is not looked at.
+    """
+    suffixes = ((form, end) for form, ends in sources.SUFFIXES.items() for end in ends)
+    form = next((form for form, end in suffixes if source.name.lower().endswith(end)), "squad")
+    columns = {name: kinds for name, kinds in part.COLUMNS.items() if name not in (*part.GOLD, "split")}
+    table = sources.read(Source(uri=str(source.resolve()), format=form), Path.cwd(), columns)  # type: ignore[arg-type]
+    rows, faults = part.from_source(table, str(source), answered=False)
+    return rows, faults
 
 
 def _require_place(source: Path, target: Path) -> None:

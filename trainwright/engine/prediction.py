@@ -85,9 +85,8 @@ def load_base(
         for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "pdrop"))]:
             setattr(config, name, dropout)
     logging: Any = transformers.logging
-    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # that a head is new is what a fine-tune is about
+    logging.set_verbosity_error()  # what it warns of is meant (a new head) or does not hold (a mask of blocks is none)
     try:
         if scratch:
             made = getattr(transformers, auto_class).from_config(config, dtype=torch.float32).eval()
@@ -106,8 +105,6 @@ def load_base(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise _unloadable(folder, auto_class, error) from error
-    finally:
-        logging.set_verbosity(verbosity)
     return model, sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
 
 

@@ -6,8 +6,12 @@ import math
 import os
 import platform
 import shutil
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,14 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArg
 
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.params import Training
-from trainwright.core.process import TERMINAL
+from trainwright.core.process import TERMINAL, Terminated
 from trainwright.engine import adapters, checkpoints, layers, losses, prediction
 from trainwright.engine.batching import FeatureTable, SimilarLengths
 
 LOG_EVERY = 10
+LAST_EVALUATION = 6.0  # seconds after SIGTERM in which an evaluation that is under way may end
 SMALLER_BATCHES = 2
+GOES_ON = "the next run goes on from the newest checkpoint"
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ def train(job: Job) -> Trained:
 
     A later call with the same job resumes from the newest whole checkpoint; on CPU it ends in the same
     weights, bit for bit. When CUDA runs out of memory the batch is halved and the accumulation doubled,
-    twice at most. Raises InputError when the loss is not finite, MachineryError when memory runs out all the same.
+    twice at most. At SIGTERM a checkpoint is kept after the step that is under way. Raises Terminated then, InputError
+    when the loss is not finite, MachineryError when memory runs out all the same.
     """
     precision = prediction.resolve_precision(job.params.precision)
     machine = {"threads": torch.get_num_threads(), "precision": precision, "device": _device()}
@@ -67,7 +74,8 @@ def train(job: Job) -> Trained:
     for attempt in range(SMALLER_BATCHES + 1):
         trainer = _trainer(job, {**machine, "batch_size": batch}, batch, accumulation)
         try:
-            trainer.resume_or_start()
+            with _at_sigterm(trainer.end):
+                trainer.resume_or_start()
             return Trained(trainer.best_weights(), {**trainer.machine, **trainer.facts()})
         except torch.OutOfMemoryError as error:
             if attempt == SMALLER_BATCHES or batch == 1:
@@ -94,6 +102,18 @@ def export(job: Job, trained: Trained, folder: Path, base_model: str) -> None:
     model.config.save_pretrained(folder)
     if job.params.lora.merge:
         adapters.load(job.part.AUTO_CLASS, folder, job.base).save_pretrained(folder)
+
+
+@contextmanager
+def _at_sigterm(then: Callable[[], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: then())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _device() -> str:
@@ -162,6 +182,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         self.best: str | None = None
         self.best_measure = float("inf")  # the lower the better
         self.stale = 0
+        self.told_to_end: float | None = None  # when, in monotonic seconds
         self.teacher = _teacher(job, model)
         super().__init__(
             model=model,
@@ -188,7 +209,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             found = None
         if not found:
             shutil.rmtree(self.run_folder, ignore_errors=True)
-            self.train()
+            self._train()
             return
         folder, progress = found
         self.best, self.best_measure, self.stale = progress["best"], progress["best_measure"], progress["stale"]
@@ -198,7 +219,16 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             self.progress.on_train_begin(self.args, self.state, self.control)
             self.progress.on_train_end(self.args, self.state, self.control)
             return
-        self.train(resume_from_checkpoint=str(folder))
+        self._train(resume_from_checkpoint=str(folder))
+
+    def end(self) -> None:
+        """Keep a checkpoint after this step, and stop."""
+        self.told_to_end = self.told_to_end or time.monotonic()
+
+    def _train(self, **settings: Any) -> None:
+        self.train(**settings)
+        if self.told_to_end and self.state.global_step < self.state.max_steps and not self.ended_early():
+            raise Terminated(f"told to end, at step {self.state.global_step} of {self.state.max_steps}; {GOES_ON}")
 
     def ended_early(self) -> bool:
         return 0 < self.params.early_stopping <= self.stale
@@ -279,6 +309,8 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             self.model, self.job.part, self.job.data["validation"], self.job.tokenizer, batch_size, precision
         )
         for _indices, output, batch in outputs:
+            if self.told_to_end and time.monotonic() - self.told_to_end > LAST_EVALUATION:
+                raise Terminated(f"told to end during the evaluation of step {self.state.global_step}; {GOES_ON}")
             agreed, rows = self.job.part.agreement(output, batch)
             total, right, count = total + float(self.job.part.loss(output, batch)) * rows, right + agreed, count + rows
         if not math.isfinite(total):
@@ -317,6 +349,7 @@ class _Progress(TrainerCallback):
 
     def __init__(self, trainer: _Trainer) -> None:
         self.trainer, self.folder = trainer, trainer.job.live
+        self.cut_short = False  # whether training stops within an epoch, which then has no evaluation
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         from dvclive import Live
@@ -329,11 +362,16 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         ends_epoch = state.global_step % self._steps_per_epoch() == 0
         # The evaluation of an epoch's last step is still to come, and a resume would leave it out.
-        if state.global_step % self.trainer.params.checkpoint_every == 0 and not ends_epoch:
+        due = state.global_step % self.trainer.params.checkpoint_every == 0
+        self.cut_short = self.trainer.told_to_end is not None and not ends_epoch
+        if (due or self.cut_short) and not ends_epoch:
             control.should_save = control.should_log = True
+        control.should_training_stop |= self.cut_short
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        control.should_log = control.should_evaluate = control.should_save = True
+        if not self.cut_short:
+            control.should_log = control.should_evaluate = control.should_save = True
+        control.should_training_stop |= self.trainer.told_to_end is not None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self.trainer.ended_early():
@@ -386,7 +424,7 @@ class _Bar(ProgressCallback):  # type: ignore[misc,unused-ignore]
 
 
 def _epoch_in_words(entry: Mapping[str, float], epochs: int) -> str:
-    found = f"validation loss {entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% exact"
+    found = f"validation loss {entry['eval_loss']:.3f}, {entry['eval_agreement']:.1f}% right"
     return f"training: epoch {entry['epoch']:.0f} of {epochs}: {found}"
 
 

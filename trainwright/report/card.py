@@ -5,7 +5,7 @@ from typing import Any
 from trainwright.report import learning
 from trainwright.report.facts import Facts
 from trainwright.report.heads import head
-from trainwright.report.page import begun, environment, from_scratch, model_name, precision
+from trainwright.report.page import adapter, begun, environment, from_scratch, model_name, precision, teacher
 from trainwright.report.results import score_rows, title, unit_words
 from trainwright.scoring.wording import cell, headline, kind, label
 
@@ -92,6 +92,8 @@ def _text(facts: Facts) -> str:
     kinds = {name: kind(facts.metrics, name) for name in names}
     licences = {} if from_scratch(facts) else {"the base model's": facts.base.get("licence")}
     licences |= {"the data's": facts.source.get("licence")}
+    training = facts.params["training"]
+    beside = {"adapter": adapter(training), "teacher": teacher(training)}
     rendered = (
         environment()
         .get_template("card.md")
@@ -105,7 +107,8 @@ def _text(facts: Facts) -> str:
             score_rows=score_rows(facts.metrics, names),
             trained=_trained(facts),
             overfitting=learning.sentences(facts.curves, facts.training, facts.params["training"]),
-            usage=head(facts.architecture).usage,
+            usage=head(facts.architecture).usage(bool(beside["adapter"]) and not training["lora"]["merge"]),
+            beside=[(name, words) for name, words in beside.items() if words],
             test_count=(facts.metrics.get("test") or {}).get("count"),
             not_computed=not_computed(facts),
             unknown_licences=[whose for whose, licence in licences.items() if str(licence or "unknown") == "unknown"],

@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 
 FOLDER = "PATH_OF_THIS_FOLDER"
+BASE = "PATH_OF_THE_BASE_MODEL"
 LOADING = """import torch
 from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{use}"""
+ADAPTED = """import torch
+from peft import PeftModel
+from transformers import AutoConfig, {auto_class}, AutoTokenizer
+
+config = AutoConfig.from_pretrained("{folder}")
+base = {auto_class}.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(base, "{folder}/adapter").merge_and_unload()
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 {use}"""
 
@@ -19,10 +29,11 @@ class Head:
     auto_class: str
     use: str = ""
 
-    @property
-    def usage(self) -> str:
-        """Python that loads the model and, where the head is known, predicts one text."""
-        code = LOADING.format(auto_class=self.auto_class, folder=FOLDER, use=self.use).strip()
+    def usage(self, adapted: bool) -> str:
+        """Python that loads the model and, where the head is known, predicts one text; `adapted` says that the folder
+        holds an adapter without whole weights."""
+        form = ADAPTED if adapted else LOADING
+        code = form.format(auto_class=self.auto_class, folder=FOLDER, base=BASE, use=self.use).strip()
         return code if "torch." in code else code.removeprefix("import torch\n")
 
 

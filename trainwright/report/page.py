@@ -99,6 +99,39 @@ def begun(facts: Facts) -> str:
     return f"{'T' + name[1:] if name.startswith('the model of ') else name}, fine-tuned"
 
 
+def origin(facts: Facts) -> list[tuple[str, str]]:
+    """What training started from, and what it had beside it: an adapter, a teacher."""
+    base, training = facts.base, facts.params["training"]
+    scratch, upstream = base.get("scratch"), base["uri"].startswith("pipeline:")
+    if scratch:
+        sizes = "{family}, {layers} layers, {heads} heads, width {width}, {positions} positions".format(**scratch)
+        tokenizer = f"{scratch['tokenizer']}, at most {scratch['vocabulary']:,} tokens, trained on the train split"
+        found = [("base model", "none: from scratch"), ("its form", sizes), ("its tokenizer", tokenizer)]
+    else:
+        revision = "as its training gate has passed it" if upstream else known(base.get("revision"))
+        found = [("base model", base["uri"]), ("revision", revision)]
+    return found + [
+        (name, words) for name, words in (("adapter", adapter(training)), ("teacher", teacher(training))) if words
+    ]
+
+
+def adapter(training: dict[str, Any]) -> str:
+    """The adapter in words; "" where the whole model was trained."""
+    if training["adapter"] == "none":
+        return ""
+    lora = training["lora"]
+    kept = "merged into whole weights as well" if lora["merge"] else "to be laid over the base model"
+    return f"LoRA of rank {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']:g}, {kept}"
+
+
+def teacher(training: dict[str, Any]) -> str:
+    """The model learnt from, in words; "" where there is none."""
+    if training["teacher"] == "none":
+        return ""
+    weight, temperature = training["teacher_weight"], training["temperature"]
+    return f"{training['teacher']}, its probabilities at temperature {temperature:g} weigh {weight:g}"
+
+
 def _view(facts: Facts) -> dict[str, Any]:
     promises = [promise for gate in facts.gates for promise in gate["promises"]]
     parameters = io.StringIO()
@@ -113,6 +146,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "all_promises": len(promises),
         "begun": begun(facts),
         "from_scratch": from_scratch(facts),
+        "origin": origin(facts),
         "broken_ceiling": any(floor.ceiling and not floor.reached for floor in facts.floors),
         "floors_reached": all(floor.reached for floor in facts.floors),
         "learning": _learning(facts.training),
@@ -131,6 +165,7 @@ def _shown(facts: Facts) -> dict[str, Any]:
     rows: list[Mistake | Torn] = [*facts.mistakes, *facts.torn]
     return {
         "any_marked": any(p.mark not in ("", "gap") for row in rows for text in row.texts for p in text.pieces),
+        "any_sure": any(row.confidence is not None for row in facts.mistakes),
         "nothing": "no answer" if facts.spans_answer else "none",
         "between": "or" if facts.spans_answer else "",
     }
@@ -159,7 +194,7 @@ def _learning(training: dict[str, Any]) -> str:
         ("best_epoch", "the end of epoch {:g}"),
         ("best_loss", "validation loss there {:.3f}"),
         ("precision", "in {}"),
-        ("threads", "on {} threads"),
+        ("threads", "on {} thread" if known_facts.get("threads") == 1 else "on {} threads"),
     ]
     words = [form.format(known_facts[key]) for key, form in said if key in known_facts]
     early = ", ended early for want of progress" if training.get("ended_early") else ""

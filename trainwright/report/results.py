@@ -48,6 +48,7 @@ def results(metrics: dict[str, Any]) -> dict[str, Any]:
         "further": [(n, v) for n, v in test.items() if n != "count" and (v is None or isinstance(v, int | float))],
         "class_tables": [_class_table(name, table) for name, table in wording.classes(test).items()],
         "confusion": _confusion(test.get("confusion")),
+        "sliced": bool(test.get("slices")),
         **_slices(metrics, names),
     }
 

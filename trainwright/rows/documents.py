@@ -30,6 +30,7 @@ SCHEMA = pa.schema([*tables.COMMON, pa.field("text", pa.string(), nullable=False
 TEXTS = (Text("text"),)
 IDENTITY = ("text",)
 QUESTIONS: tuple[str, ...] = ()
+GOLD: tuple[str, ...] = ()
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "id": (pa.string(), pa.int64()),
     "group": (pa.string(), pa.int64()),

@@ -1,6 +1,6 @@
 """What `from_source` does alike in every task: note what is wrong with rows, give ids, leave faulty rows out."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +27,13 @@ class Faulty:
             self.found.setdefault(row, (name, reason, remedy))
 
 
-def note_problems(table: pa.Table, faulty: Faulty, unread: Collection[str] = ()) -> None:
-    """Values that the source's reader could not read, but for those of columns that are not wanted (`unread`)."""
+def note_problems(table: pa.Table, faulty: Faulty) -> None:
+    """Values that the source's reader could not read."""
     if "problem" in table.column_names:
         problems = table.column("problem")
         for row in pc.indices_nonzero(problems.is_valid()).to_pylist():
             problem = problems[row].as_py()
-            if problem["field"] not in unread:
-                faulty.note(np.array([row]), problem["field"], problem["reason"], "Mend the value.")
+            faulty.note(np.array([row]), problem["field"], problem["reason"], "Mend the value.")
 
 
 def note_texts(name: str, texts: pa.Array, owner: Integers | None, faulty: Faulty) -> None:

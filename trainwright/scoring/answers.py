@@ -24,13 +24,12 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 # What the CMRC 2018 script leaves out before it compares.
 CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-# A character of a script without spaces (kana, Han, Thai, Lao, Tibetan, Myanmar, Khmer), else a word, else a sign.
-SEGMENT = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]"
-    r"|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]+|[^\w\s]"
+# Characters of scripts without spaces, for a regular expression: kana, Han, Thai, Lao, Tibetan, Myanmar, Khmer.
+UNSPACED = (
+    r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
 )
+PARTS = re.compile(f"([{UNSPACED}])|([^{UNSPACED}]+)")
 
 
 def normalise(text: str) -> str:
@@ -43,6 +42,16 @@ def normalise_unsegmented(text: str) -> str:
     return text.lower().strip().translate(CMRC_PUNCTUATION)
 
 
+def segments(text: str) -> list[str]:
+    """Characters of scripts without spaces, and what stands between them as NLTK's Treebank tokenizer parts it
+    ("3.5" is one): what the CMRC 2018 script calls a mixed segmentation."""
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    between = NLTKWordTokenizer()
+    found = (match.groups("") for match in PARTS.finditer(text))
+    return [part for character, others in found for part in ([character] if character else between.tokenize(others))]
+
+
 def exact_and_f1(predictions: pa.ChunkedArray, golds: pa.ChunkedArray, language: str) -> tuple[Floats, Floats]:
     """Of each row the best exact match and F1 (0 to 1) over its gold answers; `golds` is a list<string> column.
 
@@ -53,7 +62,7 @@ def exact_and_f1(predictions: pa.ChunkedArray, golds: pa.ChunkedArray, language:
     guessed, wanted = predictions.to_pylist(), golds.to_pylist()
     second = not all(wanted)
     clean: Callable[[str], str] = normalise_unsegmented if language in UNSEGMENTED else normalise
-    split: Callable[[str], list[str]] = SEGMENT.findall if language in UNSEGMENTED else str.split
+    split: Callable[[str], list[str]] = segments if language in UNSEGMENTED else str.split
     shared = _longest if language in UNSEGMENTED else _common
     forms = {text: clean(text) for text in {*guessed, *(text for some in wanted for text in some)}}
     parts = {form: split(form) for form in {*forms.values(), ""}}

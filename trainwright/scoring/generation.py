@@ -11,20 +11,19 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from trainwright.scoring.answers import SEGMENT, UNSEGMENTED
+from trainwright.scoring.answers import UNSEGMENTED, UNSPACED
 
 Floats = NDArray[np.float64]
 
 WORD = re.compile(r"[^\W_]+")
+CHARACTER_OR_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 ORDER = 6  # characters of the longest n-grams
 BETA = 2  # how much more recall weighs than precision
 
 
 def words(text: str, language: str) -> list[str]:
     """Lower-case words without punctuation; in languages that put no spaces between them, characters."""
-    if language in UNSEGMENTED:
-        return [part for part in SEGMENT.findall(text.lower()) if WORD.match(part)]
-    return WORD.findall(text.lower())
+    return (CHARACTER_OR_WORD if language in UNSEGMENTED else WORD).findall(text.lower())
 
 
 def rouge_l(predictions: list[str], references: list[str], language: str) -> Floats:

@@ -28,11 +28,12 @@ class Rows(Protocol):
     IDENTITY: tuple[str, ...]  # the columns whose equality makes two rows duplicates
     QUESTIONS: tuple[str, ...]  # the text columns without spans that paraphrase rules may rewrite
     COLUMNS: Mapping[str, tuple[pa.DataType, ...]]  # the columns that a source may bring, each with its possible types
+    GOLD: tuple[str, ...]  # those of them that say what is right: not read where rows are to be predicted
 
     def from_source(self, table: pa.Table, file: str, answered: bool = True) -> tuple[pa.Table, list[Fault]]:
         """Rows of SCHEMA from a source's table (`trainwright/sources`), and a Fault for each row that is left out.
 
-        With `answered=False` the rows are to be predicted: what would be the gold is neither wanted nor read.
+        With `answered=False` the rows are to be predicted: no gold is wanted, and the table has none.
         """
 
     def stratum(self, rows: pa.Table) -> pa.Array:
@@ -120,8 +121,9 @@ class Predictions(Protocol):
 class Scores(Protocol):
     def each(self, rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:
         """Of every row its `id`, its `prediction` and, as further float columns, its own scores (from 0 to 1, the
-        first says whether it is right). `confidence` (float, from 0 to 1) and `gold` are no scores: how sure the
-        model was, and what is right in the prediction's own form, where the row's spans do not say it.
+        first says whether it is right; none where no row is right or wrong). `confidence` (float, from 0 to 1) and
+        `gold` are no scores: how sure the model was, and what is right in the prediction's own form, where the row's
+        spans do not say it.
 
         A prediction may be of any type. The report shows {start, end, label or text} and lists of them as spans
         of the row's text, {label or text, probability} as words with their probability.

@@ -76,7 +76,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
         raise InputError(Fault(file, "there is no column 'text'", remedy, field="text"))
     gold = _gold(table, file, found) if answered else None
     faulty = Faulty()
-    note_problems(table, faulty, () if answered else GOLD)
+    note_problems(table, faulty)
     texts = [name for name in ("text", "text_b") if name in table.column_names]
     for name in texts:
         note_texts(name, as_text(table, name), None, faulty)

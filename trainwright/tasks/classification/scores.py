@@ -141,22 +141,19 @@ def _calibration(predictions: pa.Table, right: Truths, params: Postprocessing, g
 def _by_class(
     right: Truths, predicted: Truths, which: Ints, params: Postprocessing, labels: list[str]
 ) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each label, F1 with its interval; None where it neither occurs nor is predicted."""
-    sums = classes.counts(right, predicted)
-    precision, recall, f1 = classes.by_class(sums.sum(axis=0))
-    drawn = intervals(sums, which, lambda total: 100 * classes.by_class(total)[2], params.bootstrap, params.seed)
-    return [
-        {
-            "label": label,
-            "count": int(right[:, place].sum()),
-            "precision": _points(precision[place]),
-            "recall": _points(recall[place]),
-            "f1": _points(f1[place]),
-            "f1_low": drawn[place]["low"],
-            "f1_high": drawn[place]["high"],
-        }
-        for place, label in enumerate(labels)
-    ]
+    """Precision, recall and F1 of each label with their intervals; None where it neither occurs nor is predicted."""
+
+    def statistic(total: Floats) -> Floats:
+        return 100 * np.concatenate(classes.by_class(total), axis=-1)
+
+    drawn = intervals(classes.counts(right, predicted), which, statistic, params.bootstrap, params.seed)
+    found = []
+    for place, label in enumerate(labels):
+        row: dict[str, Any] = {"label": label, "count": int(right[:, place].sum())}
+        for name, score in zip(("precision", "recall", "f1"), drawn[place :: len(labels)], strict=True):
+            row |= {name: score["value"], f"{name}_low": score["low"], f"{name}_high": score["high"]}
+        found.append(row)
+    return found
 
 
 def _numbers(rows: pa.Table, predictions: pa.Table) -> dict[str, Score]:

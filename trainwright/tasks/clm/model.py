@@ -28,7 +28,8 @@ OUTPUTS = pa.schema(
 
 
 def settings(learned: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    return {}
+    """A BERT reads what comes after a token unless its configuration says that it is a decoder."""
+    return {"is_decoder": True}
 
 
 def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any, labels: bool) -> dict[str, Any]:

@@ -18,16 +18,29 @@ from trainwright.tasks.clm.params import Postprocessing
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 SUMS = ("loss", "unigram", "right", "tokens", "characters", "bytes")
+WENT_ON = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("text", pa.string())])
 LENGTHS = ((499, "under 500"), (999, "500 to 999"), (1999, "1000 to 1999"), (None, "2000 or more"))
 
 
 def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # noqa: ARG001
-    """Of every row its id, the share of its tokens that were the most likely, its continuation."""
+    """Of every row its id, its continuation and, as `gold`, how its text went on from the same beginning.
+
+    Gold is as long as the continuation; null where the beginning, read back from its tokens, is not the text's own.
+    No row is right or wrong: there are many ways to go on.
+    """
     if not rows["id"].equals(predictions["id"]):
         raise ValueError("predictions are not for these rows in this order")
-    right, tokens = (predictions[name].to_numpy() for name in ("right", "tokens"))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return pa.table({"id": rows["id"], "accuracy": right / tokens, "prediction": predictions["prediction"]})
+    columns = (rows["text"], predictions["beginning"], predictions["prediction"])
+    gold = [_went_on(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
+    return pa.table({"id": rows["id"], "prediction": predictions["prediction"], "gold": pa.array(gold, WENT_ON)})
+
+
+def _went_on(text: str, beginning: str, continuation: str) -> dict[str, Any] | None:
+    start = len(beginning)
+    if text[:start].lower() != beginning.lower() or start >= len(text):
+        return None
+    end = min(start + max(len(continuation), 1), len(text))
+    return {"start": start, "end": end, "text": text[start:end]}
 
 
 def headline(rows: pa.Table, predictions: pa.Table, params: Postprocessing, language: str) -> dict[str, Score]:  # noqa: ARG001

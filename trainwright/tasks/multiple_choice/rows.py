@@ -41,7 +41,7 @@ QUESTIONS = ("question",)
 UNKNOWN = -1
 SINGLE = tuple(f"choice{number}" for number in range(1, 11))
 LABELLED = pa.struct([("text", pa.list_(pa.string())), ("label", pa.list_(pa.string()))])
-ANSWERS = ("answer", "answer_number", "answer_text")
+GOLD = ("answer", "answer_number", "answer_text")
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "id": (pa.string(), pa.int64()),
     "group": (pa.string(), pa.int64()),
@@ -64,7 +64,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     """
     _require(table, file, answered)
     faulty = Faulty()
-    reading.note_problems(table, faulty, () if answered else ANSWERS)
+    reading.note_problems(table, faulty)
     reading.note_splits(table, faulty)
     context = reading.as_text(table, "context").fill_null("")
     question = reading.as_text(table, "question").fill_null("")
@@ -119,7 +119,7 @@ def _require(table: pa.Table, file: str, answered: bool) -> None:
     if "choices" in have and pa.types.is_string(table.schema.field("choices").type):
         remedy = "Say what parts them (source.separator), or give each choice a column."
         raise InputError(Fault(file, "the column holds text, not lists of texts", remedy, field="choices"))
-    given = [name for name in ANSWERS if name in have]
+    given = [name for name in GOLD if name in have]
     if answered and not given:
         raise missing("answer", "there is no column 'answer' ('answer_number', 'answer_text')")
     if answered and len(given) > 1:
@@ -177,7 +177,7 @@ def _check_choices(choices: pa.Array, faulty: Faulty) -> None:
 
 def _answers(table: pa.Table, choices: pa.Array, labels: pa.Array | None, faulty: Faulty) -> Integers:
     """The place of the right choice of each row; UNKNOWN where it is faulty."""
-    name = next(name for name in ANSWERS if name in table.column_names)
+    name = next(name for name in GOLD if name in table.column_names)
     held = reading.whole(table.column(name))
     count = np.diff(choices.offsets.to_numpy())
     if pa.types.is_integer(held.type):

@@ -41,6 +41,7 @@ TEXTS = (
 )
 IDENTITY = ("text",)
 QUESTIONS: tuple[str, ...] = ()
+GOLD = ("spans", "tags")
 SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "id": (pa.string(), pa.int64()),

@@ -144,9 +144,11 @@ def _tags(of: Entities, row: Ints, start: Ints, end: Ints) -> Ints:
 
 
 def _by_label(sums: Floats, which: Ints, name: str, params: Postprocessing) -> dict[str, Any]:
-    """One label's scores, F1 with its interval, and how many entities it has."""
-    f1 = interval(sums, which, entities.f1, params.bootstrap, params.seed)
-    told = {"label": name, **_measured(sums.sum(axis=0)), "f1_low": f1["low"], "f1_high": f1["high"]}
+    """One label's scores with their intervals, and how many entities it has and was found to have."""
+    told = {"label": name, "count": int(sums[:, 2].sum())}
+    for score in ("precision", "recall", "f1"):
+        drawn = interval(sums, which, STATISTICS[score], params.bootstrap, params.seed)
+        told |= {score: drawn["value"], f"{score}_low": drawn["low"], f"{score}_high": drawn["high"]}
     return {**told, "predicted": int(sums[:, 1].sum())}
 
 

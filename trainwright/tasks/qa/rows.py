@@ -6,7 +6,7 @@ A source brings `context` and `question`, and answers in one of three forms: `an
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
     ]
 )
 TEXTS = (Text("context", starts="answer_start", texts="answer_text"), Text("question"))
-GOLD = ("answers", "answer", "answer_start", "is_impossible")  # what is not read where rows are to be predicted
+GOLD = ("answers", "answer", "answer_start", "is_impossible")
 IDENTITY = ("context", "question")
 CONTENT = ("context", "question", "answer_text", "answer_start")  # what an id is made of where there is none
 QUESTIONS = ("question",)
@@ -89,7 +89,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
             table = table.set_column(place, name, table.column(name).cast(pa.string()))
     table, contexts, codes = _adjacent(table)
     faulty = Faulty()
-    _check_values(table, contexts, codes, faulty, () if answered else GOLD)
+    _check_values(table, contexts, codes, faulty)
     answers = _answers(table, faulty) if answered else _none(table.num_rows)
     if answered:
         _check_answerable(table, answers, faulty)
@@ -176,11 +176,9 @@ def _adjacent(table: pa.Table) -> tuple[pa.Table, pa.Array, Integers]:
     return table, distinct.dictionary, codes
 
 
-def _check_values(
-    table: pa.Table, contexts: pa.Array, codes: Integers, faulty: Faulty, unread: Collection[str]
-) -> None:
+def _check_values(table: pa.Table, contexts: pa.Array, codes: Integers, faulty: Faulty) -> None:
     """What could not be read, blank texts, NUL characters, unknown splits."""
-    note_problems(table, faulty, unread)
+    note_problems(table, faulty)
     note_texts("context", contexts, codes, faulty)
     note_texts("question", whole(table.column("question")), None, faulty)
     note_splits(table, faulty)

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
 TEXTS = (Text("source"), Text("target", augment=False))
 IDENTITY = ("source", "target")
 QUESTIONS: tuple[str, ...] = ()
+GOLD = ("target",)
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     **documents.COLUMNS,
     "source": (pa.string(),),

@@ -1,0 +1,187 @@
+"""What a worker has, what it lends, and what travels to it: without a server."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Toy
+
+from flows import dvc, git, leases
+from flows.worker import Machine, look, serve
+from trainwright.core.errors import InputError, MachineryError
+from trainwright.operations import Label, Running
+
+HOLD = """
+import sys
+from pathlib import Path
+from flows import leases
+def wait(words):
+    print(words, flush=True)
+with leases.lease(int(sys.argv[1]), ["0", "1", "2"], wait, Path(sys.argv[2])) as lent:
+    print("lent", lent, flush=True)
+    sys.stdin.read()
+"""
+
+
+class Holder:
+    """A process that holds devices until its input ends."""
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(count), str(folder)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.said: Iterator[str] = map(str.strip, self.process.stdout)
+
+
+def test_no_device_is_lent_twice_and_a_killed_holder_gives_its_own_back(tmp_path: Path) -> None:
+    first, second = Holder(1, tmp_path), Holder(2, tmp_path)
+    third = None
+    try:
+        lent = [*next(first.said).split()[1].split(","), *next(second.said).split()[1].split(",")]
+        assert sorted(lent) == ["0", "1", "2"]
+        third = Holder(2, tmp_path)
+        assert next(third.said) == "2 of the devices 0, 1, 2 of this machine, which other stages hold"
+        second.process.kill()
+        assert next(said for said in third.said if said.startswith("lent")).split()[1].split(",") == sorted(lent[1:])
+    finally:
+        for holder in filter(None, (first, second, third)):
+            holder.process.kill()
+            holder.process.communicate()
+
+
+def test_a_stage_without_devices_sees_none(tmp_path: Path) -> None:
+    with leases.lease(0, ["0", "1"], print, tmp_path) as lent:
+        assert lent == ""
+
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        (Label(gpu_memory_gb=16), "gpu needs gpu_memory_gb: 16.0, this machine has 12.0"),
+        (Label(cuda="12.10"), "gpu needs cuda: 12.10, this machine has 12.4"),
+        (Label(memory_gb=65), "gpu needs memory_gb: 65.0, this machine has 64.0"),
+        (Label(cpus=9), "gpu needs cpus: 9, this machine has 8"),
+        (Label(devices=3), "gpu needs devices: 3, this machine has 2"),
+    ],
+)
+def test_a_need_that_is_not_met_is_said_and_a_lesser_one_is_met(needs: Label, words: str) -> None:
+    machine = Machine(cpus=8, memory_gb=64.0, devices=("0", "1"), gpu_memory_gb=(24.0, 12.0), cuda="12.4")
+    assert machine.unmet("gpu", needs) == [words]
+    assert machine.unmet("gpu", Label(gpu_memory_gb=12, cuda="12.4", memory_gb=64, cpus=8, devices=2)) == []
+
+
+def test_a_machine_without_gpus_does_not_meet_a_need_of_one() -> None:
+    machine = Machine(cpus=8, memory_gb=64.0)
+    assert len(machine.unmet("gpu", Label(gpu_memory_gb=1, cuda="11"))) == 3
+    assert look().cpus >= 1
+
+
+def test_a_worker_says_that_it_needs_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(InputError, match=r"PREFECT_API_URL: unset.*Start one with `prefect server start`"):
+        serve(tmp_path, ["gpu"], Running(pipelines={}))
+
+
+@pytest.fixture
+def tracked(toy: Toy) -> Toy:
+    toy.stages(first={"cmd": "cp in.txt a", "deps": ["in.txt"], "outs": ["a"]})
+    toy.write("in.txt", "one\n")
+    toy.write(".gitignore", "/.site/\n/a\n/secret\n")
+    for arguments in (
+        ["init", "--quiet"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "Begin"],
+    ):
+        git.git(toy.root, *arguments)
+    return toy
+
+
+def test_what_travels_is_the_commit_itself_where_nothing_is_changed(tracked: Toy) -> None:
+    assert git.snapshot(tracked.root, [], "travels") == git.head(tracked.root)
+
+
+def test_edits_travel_and_new_files_only_where_the_stage_needs_them(tracked: Toy) -> None:
+    tracked.write("in.txt", "two\n")
+    for name in ("pin.json", "note.txt", "secret"):
+        tracked.write(name, "new")
+    before = git.git(tracked.root, "status", "--porcelain")
+    commit = git.snapshot(tracked.root, ["pin.json", "secret", "in.txt"], "travels")
+    assert git.read(tracked.root, commit, "in.txt") == b"two\n"
+    assert git.read(tracked.root, commit, "pin.json") == b"new"
+    assert git.read(tracked.root, commit, "note.txt") is None
+    assert git.read(tracked.root, commit, "secret") is None
+    assert git.git(tracked.root, "status", "--porcelain") == before
+
+
+def test_an_entry_of_another_lock_is_merged_as_dvc_would_have_written_it(toy: Toy) -> None:
+    second = {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]}
+    toy.stages(first={"cmd": "cp in.txt a", "deps": ["in.txt"], "outs": ["a"]}, second=second)
+    toy.write("in.txt", "one\n")
+    project = dvc.Project(toy.root)
+    for stage in ("first@toy", "second@toy"):
+        project.reproduce(stage, print, 60)
+    whole, entry = toy.read("dvc.lock"), project.entries(["second@toy"])["second@toy"]
+    assert project.inputs("second@toy") == {"a": "first@toy"}
+    assert project.sources("first@toy") == ["in.txt"]
+    toy.write("dvc.lock", dvc.lock_text(project.entries(["first@toy"])))
+    project.merge("second@toy", entry)
+    assert toy.read("dvc.lock") == whole
+    assert project.changes("second@toy") == []
+    with pytest.raises(MachineryError, match="no entry"):
+        project.merge("second@toy", {"cmd": 7})
+
+
+def test_a_stage_may_keep_what_it_can_before_it_is_killed(toy: Toy) -> None:
+    """It is told by SIGTERM to end: when what reads its lines stops, too."""
+    toy.write(
+        "keeps.py",
+        "import pathlib, signal, sys, time\n"
+        "def keep(*_):\n    pathlib.Path('kept').write_text('all')\n    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, keep)\nprint('ready', flush=True)\ntime.sleep(600)\n",
+    )
+    toy.stages(first={"cmd": "exec python keeps.py"})
+
+    def say(line: dvc.Line) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dvc.Project(toy.root).reproduce("first@toy", say, 60)
+    assert toy.read("kept") == "all"
+
+
+@pytest.mark.parametrize("cut", ["a", "folder/one"])
+def test_an_object_that_the_remote_has_in_part_is_found_and_not_kept(toy: Toy, cut: str) -> None:
+    command = "cp in.txt a; mkdir folder; cp in.txt folder/one; echo other > folder/two"
+    toy.stages(first={"cmd": command, "deps": ["in.txt"], "outs": ["a", "folder"]})
+    toy.write("in.txt", "a whole line\n")
+    project = dvc.Project(toy.root)
+    project.reproduce("first@toy", print, 60)
+    project.verify("first@toy")
+    toy.write(
+        ".dvc/config",
+        f"[core]\n    no_scm = true\n    remote = store\n['remote \"store\"']\n    url = {toy.root}/store\n",
+    )
+    project = dvc.Project(toy.root)
+    project.push(["first@toy"])
+    shutil.rmtree(toy.root / ".dvc/cache")
+    shutil.rmtree(toy.root / "folder")
+    (toy.root / "a").unlink()
+    (bad,) = (
+        path for path in (toy.root / "store").rglob("*") if path.is_file() and path.read_text() == "a whole line\n"
+    )
+    bad.chmod(0o644)
+    bad.write_text("a wh")
+    project.pull(["first@toy"])
+    with pytest.raises(MachineryError, match=re.escape(cut)):
+        project.verify("first@toy")
+    assert not (toy.root / ".dvc/cache" / bad.relative_to(toy.root / "store")).exists()
