@@ -129,6 +129,11 @@ def _for_operation(command: Add) -> None:
         "status", _status, "say what is in use, running, waiting and why, on which workers, on how much disk"
     )
     status.add_argument("--json", action="store_true", help="as one JSON document")
+    clean = command(
+        "clean", _clean, "remove what crashes have left here; with --versions, data that no kept version needs"
+    )
+    clean.add_argument("--versions", action="store_true", help="apply `retention` of params.yaml to cache and remote")
+    clean.add_argument("--yes", action="store_true", help="remove without asking")
     worker = command("worker", _worker, "serve labels on this machine: run the stages that params.yaml sends to them")
     worker.add_argument("labels", nargs="+", metavar="LABEL", help="a label of `dispatch`, or `retrain` for schedules")
 
@@ -292,6 +297,21 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         for line in status.lines(told, shutil.get_terminal_size().columns):
             print(line)
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    root, _, running, names = _project(None)
+    from flows import clean
+
+    def sure(question: str) -> bool:
+        if arguments.yes or not sys.stdin.isatty():
+            return bool(arguments.yes)
+        return _answer(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    clean.clean(root, print)
+    if arguments.versions:
+        clean.retire(root, names, running, sure, print)
     return 0
 
 

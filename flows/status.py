@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import dvc, git, server, workspace
+from flows import dvc, git, ledger, registry, server, workspace
 from flows.terminal import duration
 from trainwright import operations
 from trainwright.core.errors import TrainwrightError
@@ -65,7 +65,7 @@ def _pipeline(root: Path, name: str, running: Running) -> Told:
     return {
         "name": name,
         "in_use": _in_use(root, name),
-        "last_decision": _last_decision(root, name),
+        "last_decision": ledger.last(root, name),
         "schedule": schedule and schedule.model_dump(),
         "next_tick": _iso(tick),
         "deployed": None,
@@ -74,53 +74,18 @@ def _pipeline(root: Path, name: str, running: Running) -> Told:
 
 
 def _in_use(root: Path, name: str) -> Told | None:
-    """The version that the newest `NAME#prod#N` tag points to, and since when."""
-    tags = _lines(root, "tag", "--list", f"{name}#prod#*")
-    if not tags:
-        return None
-    newest = max(tags, key=lambda tag: int(tag.rpartition("#")[2]))
-    commit = git.commit(root, newest)
-    versions = [tag for tag in _lines(root, "tag", "--points-at", f"{newest}^{{commit}}") if tag.startswith(f"{name}@")]
-    since = git.git(root, "for-each-ref", "--format=%(creatordate:iso-strict)", f"refs/tags/{newest}")
-    version = versions[-1].partition("@")[2] if versions else None
-    return {"version": version, "commit": commit, "since": _iso(datetime.fromisoformat(since))}
-
-
-def _last_decision(root: Path, name: str) -> Told | None:
-    """The newest entry of the ledger, as it was fetched last."""
-    import json
-
-    ref = f"refs/remotes/{git.remote(root)}/ledger"
-    if not git.commit(root, ref) or not (files := git.files(root, ref, f"decisions/{name}")):
-        return None
-    content: Told = json.loads(git.read(root, ref, max(files)) or b"{}")
-    return content
-
-
-def _lines(root: Path, *arguments: str) -> list[str]:
-    try:
-        return git.git(root, *arguments).split()
-    except git.GitError:
-        return []
+    found = registry.in_use(root, name)
+    since = registry.uses(root, name)[-1].made if found else None
+    return {"version": found.version, "commit": found.commit, "since": since} if found else None
 
 
 def _disk(root: Path) -> Told:
     private = root / ".trainwright"
     return {
         "free": shutil.disk_usage(root).free,
-        "cache": _size(dvc.Project(root).cache()),
-        "checkpoints": _size(private / "checkpoints") + _size(private / "retrains" / "checkpoints"),
+        "cache": dvc.size(dvc.Project(root).cache()),
+        "checkpoints": dvc.size(private / "checkpoints") + dvc.size(private / "retrains" / "checkpoints"),
     }
-
-
-def _size(folder: Path) -> int:
-    """The bytes of the files below a folder; files that go meanwhile count nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place) / name
-            total += path.lstat().st_size if path.exists() else 0
-    return total
 
 
 def _serve(told: Told, running: Running) -> None:
@@ -288,16 +253,20 @@ def _pipeline_rows(told: Told) -> Iterator[tuple[str, ...]]:
         elif entry["paused"]:
             tick = "paused"
         words = f"{decision.get('outcome', '?')}, {_local(decision.get('time'))}" if decision else "none yet"
-        version, since = (used["version"] or used["commit"][:10], _local(used["since"])) if used else ("none", "")
+        version, since = (used["version"], _local(used["since"])) if used else ("none", "")
         yield (entry["name"], version, since, tick, words)
 
 
 def _run_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    if told["runs"]:
+        yield ("RUN", "LABEL", "STATE", "FOR", "WHY IT WAITS")
     for run in told["runs"]:
         yield (run["what"], run["label"] or "", run["state"] or "", f"{_ago(told, run['since'])}", run["why"] or "")
 
 
 def _worker_rows(told: Told) -> Iterator[tuple[str, ...]]:
+    if told["workers"]:
+        yield ("WORKER", "LABELS", "STATE")
     for worker in told["workers"]:
         state = "alive" if worker["alive"] else f"did not start: {worker['refused']}" if worker["refused"] else "silent"
         heard = f", heard {_ago(told, worker['heard'])} ago" if worker["heard"] else ""

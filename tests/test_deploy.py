@@ -53,9 +53,9 @@ def test_deploying_twice_changes_nothing_and_what_left_params_yaml_leaves_the_se
         "work pool made: trainwright",
         "queue made: retrain",
         "queue made: gpu",
+        "deployment made: stage/stage",
         "deployment made: retrain/one, 0 2 * * * in Europe/Berlin",
         "deployment made: retrain/two, 0 2 * * * in Europe/Berlin",
-        "deployment made: stage/stage",
         "automation made: trainwright: end dead runs",
     ]
     assert deploy(project.root) == [line.replace(" made:", " unchanged:") for line in made]

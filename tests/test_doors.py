@@ -125,7 +125,6 @@ def test_no_secret_stands_in_a_file_a_log_an_artifact_the_lock_or_git(
     from flows.terminal import Terminal
     from trainwright import operations
     from trainwright.core.layout import Layout
-    from trainwright.operations import Operations
 
     root = deployed.root
     stage = {"cmd": "cp params.yaml report.txt", "deps": ["params.yaml"], "outs": ["report.txt"]}
@@ -142,9 +141,9 @@ def test_no_secret_stands_in_a_file_a_log_an_artifact_the_lock_or_git(
     git(root, "commit", "-q", "-m", "A stage")
     with workspace.workspace(root, "one", ours.head(root)) as space:
         project = dvc.Project(space.root)
-        assert Pipeline(Layout(space.root, "one"), project, Operations(), Terminal()).run() == 0
-        project.push(["report@one"])
         _, running = operations.load(space.root / "params.yaml")
+        assert Pipeline(Layout(space.root, "one"), project, running, Terminal()).run() == 0
+        project.push(["report@one"])
         notify(running, "failed", "one", "the remote is away")
         git(space.root, "add", "--all")
         git(space.root, "commit", "-q", "-m", "What the run left")

@@ -1,0 +1,153 @@
+"""`trainwright clean`: what crashes and failures have left on this machine, and the data of versions that nobody keeps.
+
+Nothing that a kept version, a branch, an unpublished version or the present checkout needs is ever removed: the
+garbage collection is DVC's own, in a repository beside this one that has all of its references but the tags of the
+versions that retention lets go.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows import dvc, git, registry, workspace
+from flows.registry import Version
+from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.operations import Running
+
+OLD = 14 * 24 * 3600  # seconds; what tells of a failure is kept for as long
+KEPT_BY_AGE = ("tracebacks", "refusals", "failures", "quarantine")
+Say = Callable[[str], None]
+
+
+def clean(root: Path, say: Say) -> None:
+    """Remove dead workspaces, and reports of failures that are two weeks old. Says what, and how much it was."""
+    for space in workspace.listed(root):
+        if not space["held"]:
+            size = dvc.size(root / ".trainwright" / "workspaces" / str(space["name"]))
+            say(f"workspace    {space['name']}, left by a crash: {size / 1e6:,.1f} MB")
+    gone = len(workspace.sweep(root))
+    total = 0
+    for path in _outdated(root):
+        total += path.stat().st_size
+        path.unlink()
+        say(f"report       {path.relative_to(root)}")
+    _empty_folders(root)
+    say(f"removed      {gone} workspaces, {total / 1e6:,.1f} MB of old reports of failures")
+
+
+def _outdated(root: Path) -> Iterator[Path]:
+    for name in KEPT_BY_AGE:
+        for path in sorted((root / ".trainwright" / name).rglob("*")):
+            if path.is_file() and time.time() - path.stat().st_mtime > OLD:
+                yield path
+
+
+def _empty_folders(root: Path) -> None:
+    for name in KEPT_BY_AGE:
+        for folder in sorted((root / ".trainwright" / name).rglob("*"), reverse=True):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def retire(root: Path, names: list[str], running: Running, sure: Callable[[str], bool], say: Say) -> None:
+    """Remove from cache and remote what only versions need that `retention` in params.yaml lets go.
+
+    `sure` is asked once, after everything has been told. Raises MachineryError where a retrain is running here, since
+    what it makes stands in no version yet, or where a remote cannot be reached.
+    """
+    registry.fetch(root)
+    dropped = []
+    for name in names:
+        if count := running.of(name).retention.versions:
+            keep = kept(root, name, count)
+            for version in registry.versions(root, name):
+                why = keep.get(version)
+                say(f"version      {version}: {f'kept, {why}' if why else 'its data go'}")
+                dropped += [] if why else [version]
+        else:
+            say(f"version      {name}: all are kept, it has no `retention` in params.yaml")
+    if not dropped:
+        say("removed      nothing")
+        return
+    if busy := [str(space["name"]) for space in workspace.listed(root) if space["held"]]:
+        raise MachineryError(f"a retrain is running here ({', '.join(busy)}): nothing is removed meanwhile")
+    with _beside(root, {version.commit for version in dropped}) as project:
+        for line in project.collect(dry=True):
+            say(f"would remove {line}")
+        if sure(f"Remove the data of {len(dropped)} versions?"):
+            for line in project.collect(dry=False):
+                say(f"removed      {line}")
+        else:
+            say("removed      nothing")
+
+
+def kept(root: Path, name: str, count: int) -> dict[Version, str]:
+    """The versions of a pipeline whose data stay, and why: the newest `count`, those that are or were last in use, so
+    that a rollback finds its bytes, and the best by each score on each line of comparison."""
+    versions = registry.versions(root, name)
+    found = dict.fromkeys(versions[-count:], f"one of the {count} newest")
+    for use in registry.standing(root, name)[-2:]:
+        found |= {version: "in use, or before the one in use" for version in versions if version.commit == use.commit}
+    for version in versions:
+        if _holds_a_stage(root, version):
+            found[version] = "it holds a stage"
+    return found | dict.fromkeys(_best(root, versions), "the best by a score")
+
+
+def _holds_a_stage(root: Path, version: Version) -> bool:
+    """Whether the newest tag of some stage (`NAME#STAGE#N`) points to a version."""
+    newest: dict[str, tuple[int, str]] = {}
+    for tag in git.git(root, "tag", "--list", f"{version.name}#*#*").split():
+        _, stage, number = tag.rsplit("#", 2)
+        newest[stage] = max(newest.get(stage, (0, "")), (int(number), tag))
+    return version.commit in {git.commit(root, tag) for _, tag in newest.values()}
+
+
+def _best(root: Path, versions: list[Version]) -> Iterator[Version]:
+    """For each line of comparison and score, the version with the highest value and the one with the lowest: which is
+    the better way depends on the score."""
+    values: dict[tuple[object, str], list[tuple[float, Version]]] = {}
+    for version in versions:
+        frozen = registry.record(root, version).get("frozen", {})
+        for score, value in frozen.get("values", {}).items():
+            if value is not None:
+                values.setdefault((frozen.get("line"), score), []).append((value, version))
+    for measured in values.values():
+        for best in (max, min):
+            yield best(measured, key=lambda pair: pair[0])[1]
+
+
+@contextmanager
+def _beside(root: Path, dropped: set[str]) -> Iterator[dvc.Project]:
+    """The project in a repository of its own, with its cache and remotes, whose tags are every commit that a reference
+    here points to, apart from those of versions whose commits are `dropped`."""
+    cache = dvc.Project(root).cache()
+    if not cache.is_relative_to(root.resolve()):
+        remedy = "Retire versions with `dvc gc --projects …`, which knows of the others."
+        raise InputError(Fault(str(cache), "DVC's cache is not this project's alone: others may need it", remedy))
+    with tempfile.TemporaryDirectory(dir=root / ".trainwright", prefix="retiring-") as folder:
+        aside = Path(folder) / "project"
+        git.git(root, "clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(root), str(aside))
+        git.git(aside, "checkout", "--quiet", "--detach", git.head(root))
+        for commit in _needed(root, dropped):
+            git.git(aside, "update-ref", f"refs/tags/needed-{commit}", commit)
+        for name in ("dvc.yaml", "params.yaml", "dvc.lock"):  # as they are here, committed or not
+            if (root / name).exists():
+                shutil.copyfile(root / name, aside / name)
+        dvc.Project(root).lend(aside)
+        yield dvc.Project(aside)
+
+
+def _needed(root: Path, dropped: set[str]) -> set[str]:
+    """The commits with a DVC graph that some reference points to: branches, tags, unpublished versions, experiments."""
+    listed = git.git(root, "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)").splitlines()
+    found = set()
+    for line in listed:
+        ref, *ids = line.split()
+        of_a_version = ref.startswith("refs/tags/") and ("@v" in ref or "#" in ref)
+        if not (of_a_version and ids[-1] in dropped) and git.read(root, ids[-1], "dvc.yaml") is not None:
+            found.add(ids[-1])
+    return found

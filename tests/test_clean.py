@@ -1,0 +1,111 @@
+"""`trainwright clean`: what it removes, and that nothing goes which a kept version, a branch or a run still needs."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Toy
+from fixtures.repository import git, pipelines, repository, trainwright
+
+from flows import dvc, workspace
+
+STAGE = {"cmd": "cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]}
+
+
+@pytest.fixture
+def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """Five published versions of `one`, each with an output of its own in cache and remote; v1.1.0 is the best, v1.4.0
+    is in use, and `published` is at the last."""
+    pipelines(toy, "one", operations={"one": {"retention": {"versions": 2}}})
+    toy.stages(report__one=STAGE)
+    toy.write("in.txt", "start")
+    repository(toy, monkeypatch)
+    bare = toy.root.parent / f"{toy.root.name}-bare.git"
+    git(toy.root, "init", "-q", "--bare", str(bare))
+    said = trainwright(toy.root, "init", "--git-remote", str(bare), "--dvc-remote", str(store(toy)),
+                       "--name", "Ada", "--email", "ada@example.org")  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    for number, value in enumerate((10, 40, 20, 30, 25)):
+        toy.write("in.txt", f"version {number}")
+        dvc.Project(toy.root).reproduce("report@one", lambda _: None, 600)
+        record = {"frozen": {"line": 1, "values": {"f1": value}}}
+        toy.write("data/one/published/version.json", json.dumps(record))
+        git(toy.root, "add", ".")
+        git(toy.root, "commit", "-q", "-m", f"Version {number}")
+        git(toy.root, "tag", "-a", f"one@v1.{number}.0", "-m", "published")
+        git(toy.root, "tag", "-a", f"one#prod#{number + 1}", "-m", json.dumps({"act": "publish"}))
+    shutil.copytree(toy.root / ".dvc" / "cache" / "files", store(toy) / "files")  # what `dvc push --all-tags` would do
+    git(toy.root, "push", "-q", "--tags", "origin", "HEAD:refs/heads/published")
+    return toy
+
+
+def store(project: Toy) -> Path:
+    return project.root.parent / f"{project.root.name}-store"
+
+
+def outputs(project: Toy, place: Path) -> set[str]:
+    """The contents of the objects in a cache or remote that versions made."""
+    texts = {path.read_text() for path in (place / "files" / "md5").rglob("*") if path.is_file()}
+    return {text.removeprefix("version ") for text in texts if text.startswith("version")}
+
+
+def test_what_no_kept_version_needs_goes_from_cache_and_remote_and_kept_ones_still_come_back_whole(
+    project: Toy,
+) -> None:
+    """0 is the worst, which may be the best of a loss; 1 the best; 3 and 4 the newest and those last in use."""
+    everything = {"0", "1", "2", "3", "4"}
+    said = trainwright(project.root, "clean", "--versions")
+    assert said.returncode == 0, said.stderr
+    assert "one@v1.2.0: its data go" in said.stdout and "would remove 1 objects" in said.stdout
+    assert outputs(project, project.root / ".dvc" / "cache") == outputs(project, store(project)) == everything
+
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 0, said.stderr
+    assert outputs(project, project.root / ".dvc" / "cache") == outputs(project, store(project)) == everything - {"2"}
+    for number in everything - {"2"}:
+        with workspace.workspace(
+            project.root, "one", git(project.root, "rev-parse", f"one@v1.{number}.0^{{}}")
+        ) as space:
+            dvc.Project(space.root).restore(["report@one"])
+            assert (space.root / "out.txt").read_text() == f"version {number}"
+    assert trainwright(project.root, "clean", "--versions", "--yes").stdout.count("removed      nothing") == 1
+
+
+def test_what_a_branch_a_stage_a_run_or_another_project_may_need_stays(project: Toy) -> None:
+    git(project.root, "branch", "mine", "one@v1.2.0^{}")
+    with workspace.workspace(project.root, "one", "HEAD"):
+        said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 3 and "a retrain is running here" in said.stderr
+    trainwright(project.root, "clean", "--versions", "--yes")
+    assert "2" in outputs(project, store(project))
+    git(project.root, "branch", "-D", "mine")
+    git(project.root, "tag", "-a", "one#staging#1", "-m", "{}", "one@v1.2.0^{}")
+    assert "one@v1.2.0: kept, it holds a stage" in trainwright(project.root, "clean", "--versions", "--yes").stdout
+    git(project.root, "tag", "-d", "one#staging#1")
+    (project.root / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {store(project)}-shared\n")
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 2 and "is not this project's alone" in said.stderr
+    assert "2" in outputs(project, store(project))
+
+
+def test_what_crashes_left_goes_and_what_is_new_or_held_stays(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = repository(toy, monkeypatch)
+    old, new = (project.root / ".trainwright" / "tracebacks" / name for name in ("old.txt", "new.txt"))
+    refusal = project.root / ".trainwright" / "refusals" / "one" / "cleaning" / "report.json"
+    for path in (old, new, refusal):
+        project.write(str(path.relative_to(project.root)), "a traceback")
+    for path in (old, refusal):
+        os.utime(path, (time.time() - 15 * 24 * 3600,) * 2)
+    with workspace.workspace(project.root, "one", "HEAD") as held:
+        dead = held.root.with_name("one-dead")
+        git(project.root, "worktree", "add", "-q", "--detach", str(dead), "HEAD")
+        dead.with_name("one-dead.claim").touch()
+        said = trainwright(project.root, "clean")
+        assert said.returncode == 0 and held.root.exists()
+    assert not dead.exists() and not dead.with_name("one-dead.claim").exists()
+    assert not old.exists() and not refusal.parent.parent.exists() and new.exists()
+    assert "one-dead, left by a crash" in said.stdout and "tracebacks/old.txt" in said.stdout
+    assert git(project.root, "worktree", "list").count("\n") == 0
