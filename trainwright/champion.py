@@ -5,7 +5,7 @@ enter it, unless a person starts a new line of comparison. Scores are the task's
 anew from certified rows and raw outputs: no model runs. The difference is drawn by paired bootstrap over groups of rows
 (Efron and Tibshirani, 1993; Koehn, 2004): both models on the same draws, a group with all its rows.
 
-docs/decisions/0009-when-a-model-is-not-worse.md gives the reasons for the rules and their limits.
+docs/decisions/0011-when-a-model-is-not-worse.md gives the reasons for the rules and their limits.
 """
 
 import hashlib
