@@ -1,0 +1,229 @@
+"""One tick: it decides, works aside, compares and publishes, and leaves a decision on record either way.
+
+Real Git and DVC remotes; the stages copy what a model came to, and their gates hold digests, so that a tick takes
+seconds. Every tick is a process of its own, under one Prefect server.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Toy, processes_in, wait
+from test_accepting import project as _project  # noqa: F401  (a fixture)
+from test_accepting import results
+from test_champion import ROWS
+from test_publication import commit
+
+from flows import git, ledger, registry
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
+
+BAD = set(range(0, 400, 5))
+EVERY = """
+import json, pathlib, sys
+from trainwright.core.layout import digest
+stages = ("splitting", "evaluation", "postprocessing")
+for stage in stages:
+    paper = json.loads(pathlib.Path(f"data/one/gates/{stage}/certificate.json").read_text())
+    if paper["digest"] != digest(pathlib.Path(f"data/one/{stage}")):
+        print(f"the {stage} gate did not check these bytes", file=sys.stderr)
+        sys.exit(1)
+print("every gate ran again: 3 promises held")
+"""
+KILLS = int(os.environ.get("TRAINWRIGHT_KILLS", "4"))
+
+
+def source(toy: Toy, rows: int) -> None:
+    """The pipeline's source, which Git does not know."""
+    lines = [
+        json.dumps({"id": f"s{n}", "context": f"The {n}th.", "question": "?", "choices": ["a", "b"], "answer": 0})
+        for n in range(rows)
+    ]
+    toy.write("../rows.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+@pytest.fixture
+def house(_project: Toy) -> Toy:  # noqa: F811
+    """A pipeline `one` that is committed and has a source with a pin of its own."""
+    toy = _project
+    graph = json.loads(toy.read("dvc.yaml"))
+    graph["stages"]["splitting"]["do"]["deps"].append("data/one/source.json")
+    toy.write("dvc.yaml", json.dumps(graph))
+    toy.write("stages/__init__.py", "")
+    toy.write("stages/gate.py", EVERY)
+    section = json.loads(toy.read("params.yaml"))["pipelines"]["one"]
+    section["source"] = {"uri": str(toy.root.parent / "rows.jsonl"), "format": "jsonl"}
+    section["base_model"] = {
+        "scratch": {"family": "bert", "layers": 1, "heads": 1, "width": 8, "tokenizer": "wordpiece"}
+    }
+    toy.write("params.yaml", json.dumps({"pipelines": {"one": section}}))
+    source(toy, 40)
+    commit(toy)
+    return toy
+
+
+def start(toy: Toy, *arguments: str) -> subprocess.Popen[str]:
+    return toy.start("-m", "flows.cli", "retrain", "one", *arguments)
+
+
+def tick(toy: Toy, *arguments: str) -> tuple[int, str]:
+    """The exit code and the words of one tick."""
+    child = start(toy, *arguments)
+    out, err = child.communicate(timeout=300)
+    return child.returncode, out + err
+
+
+def decisions(toy: Toy) -> list[dict[str, Any]]:
+    ledger.sync(toy.root)
+    return ledger.entries(toy.root, "one")
+
+
+def in_use(toy: Toy) -> str | None:
+    registry.fetch(toy.root, "one")
+    found = registry.in_use(toy.root, "one")
+    return found.version if found else None
+
+
+def refs(toy: Toy) -> str:
+    """What of the remote a reader of versions sees."""
+    return git.git(toy.root, "ls-remote", "origin", "refs/heads/published", "refs/tags/*")
+
+
+def test_ticks_publish_rest_and_publish_again_and_each_leaves_its_decision(house: Toy) -> None:
+    code, words = tick(house)
+    assert code == 0 and "one@v1.0.0 is published and in use" in words, words
+    before = refs(house)
+    code, words = tick(house)
+    assert code == 0 and "Nothing to do: no new data, code or parameters since one@v1.0.0, in use since" in words
+    assert "--force" in words and refs(house) == before
+    source(house, 50)
+    results(house.root, set(range(0, 300, 5)))
+    commit(house)
+    code, words = tick(house)
+    assert code == 0 and "one@v1.1.0 is published" in words, words
+    assert "against" in words and in_use(house) == "v1.1.0"
+    newest, *others = decisions(house)
+    assert [entry["outcome"] for entry in (newest, *others)] == ["published", "nothing to do", "published"]
+    assert newest["commit"] == git.head(house.root) and newest["in_use"] == "one@v1.0.0"
+    assert any(reason.startswith("new data: ") and "50 rows" in reason for reason in newest["reasons"])
+    assert git.changed(house.root) == []  # the checkout is as it was
+    assert git.git(house.root, "worktree", "list").count("\n") == 0
+    assert tick(house, "--force", "--why", "I want to")[0] == 0
+    newest = decisions(house)[0]
+    assert newest["forced"] and newest["reasons"] == ["forced: I want to"] and newest["outcome"] == "published"
+
+
+def test_a_worse_model_is_refused_and_what_is_in_use_stays(house: Toy) -> None:
+    assert tick(house)[0] == 0
+    before = refs(house)
+    results(house.root, set(range(0, 400, 2)))
+    commit(house)
+    code, words = tick(house)
+    assert code == 1 and "one: refused" in words, words
+    assert refs(house) == before and in_use(house) == "v1.0.0"
+    assert decisions(house)[0]["outcome"] == "refused" and "30" in decisions(house)[0]["words"]
+
+
+def test_what_is_not_committed_is_named_and_not_used(house: Toy) -> None:
+    results(house.root, set(range(0, 400, 2)))
+    code, words = tick(house)
+    assert code == 0 and f"the run uses commit {git.head(house.root)[:10]}" in words
+    assert "made/evaluation/test.parquet" in words
+    assert registry.record(house.root, registry.versions(house.root, "one")[0])["frozen"]["values"] == {
+        "accuracy": 80.0
+    }
+    params = json.loads(house.read("params.yaml"))
+    params["pipelines"]["two"] = params["pipelines"]["one"]
+    house.write("params.yaml", json.dumps(params))
+    child = house.start("-m", "flows.cli", "retrain", "two")
+    _, err = child.communicate()
+    assert child.returncode == 2 and "pipeline 'two' is not in commit" in _ + err
+
+
+def test_parameters_for_one_run_are_in_its_record_and_the_next_tick_sees_them_gone(house: Toy) -> None:
+    assert tick(house, "--set", "training.epochs=2")[0] == 0
+    version = registry.versions(house.root, "one")[0]
+    assert registry.record(house.root, version)["set_for_this_run"] == {"training.epochs": {"was": "10", "is": "2"}}
+    held = json.loads(git.read(house.root, version.commit, "params.yaml") or b"")
+    assert held["pipelines"]["one"]["training"]["epochs"] == 2
+    for wrong, part in (
+        ("training.epochs=six", "training.epochs"),
+        ("training.epoch=2", "epochs"),
+        ("training", "value"),
+    ):
+        code, words = tick(house, "--set", wrong)
+        assert code == 2 and part in words, words
+    assert in_use(house) == "v1.0.0"
+
+
+def test_a_remote_that_is_away_delays_a_version_and_loses_none(house: Toy) -> None:
+    store = house.root.parent / "store"
+    store.write_text("no folder")
+    code, words = tick(house)
+    assert code == 3 and "the next tick publishes it" in words, words
+    assert refs(house) == "" and decisions(house)[0]["outcome"] == "unpublished"
+    store.unlink()
+    code, words = tick(house)
+    assert code == 0 and "one@v1.0.0, ready since an earlier run, is published" in words, words
+    assert in_use(house) == "v1.0.0" and "Nothing to do" in words
+    assert any(store.rglob("*"))
+
+
+def test_a_source_that_nobody_can_read_ends_the_tick_in_words(house: Toy) -> None:
+    (house.root.parent / "rows.jsonl").unlink()
+    code, words = tick(house)
+    assert code == 2 and "rows.jsonl" in words and "Traceback" not in words
+    assert decisions(house)[0]["outcome"] == "failed"
+
+
+def test_a_run_that_is_killed_at_any_moment_leaves_nothing_that_the_next_cannot_mend(house: Toy) -> None:
+    """SIGKILL of the whole orchestrator, after a random while: no orphan, no lost and no doubled version."""
+    moments = random.Random(7)
+    expected = 0
+    for n in range(KILLS):
+        source(house, 41 + n)
+        child = start(house)
+        time.sleep(moments.uniform(0.5, 14))  # the moment is what is drawn, not what is waited for
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        wait(lambda: not _workers(house.root), 10, f"left running: {_workers(house.root)}")
+        code, words = tick(house)
+        assert code == 0, words
+        registry.fetch(house.root, "one")
+        versions = [version.version for version in registry.versions(house.root, "one")]
+        expected += 1
+        assert versions == [f"v1.{minor}.0" for minor in range(expected)], words
+    assert git.git(house.root, "worktree", "list").count("\n") == 0
+    assert not list((house.root / ".trainwright" / "workspaces").glob("one-*"))
+    for version in registry.versions(house.root, "one"):  # every one of them is whole: it comes back from the remote
+        folder = house.root.parent / version.version
+        git.git(house.root, "worktree", "add", "--quiet", "--detach", str(folder), version.commit)
+        shutil.copy(house.root / ".dvc" / "config", folder / ".dvc" / "config")
+        environment = os.environ | {"DVC_SITE_CACHE_DIR": str(folder / "site")}
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "pull", "-q"], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert (folder / "data/one/evaluation/test.parquet").read_bytes() == (
+            house.root / "made/evaluation/test.parquet"
+        ).read_bytes()
+
+
+def _workers(root: Path) -> list[str]:
+    """What runs in the project or one of its workspaces."""
+    spaces = (root / ".trainwright" / "workspaces").glob("one-*")
+    return [
+        command for folder in (root, *(path for path in spaces if path.is_dir())) for command in processes_in(folder)
+    ]
+
+
+def test_rows_of_the_fixture_are_those_that_the_comparison_reads() -> None:
+    assert ROWS.num_rows == 400 and len(BAD) == 80 and (ROOT / "flows" / "retrain.py").is_file()
