@@ -86,7 +86,7 @@ class World:
         for key, value in {"user.name": "a person", "user.email": "person@example.org"}.items():
             git(self.home.root, "config", key, value)
         Repo.init(str(self.home.root)).close()
-        self.remote(url=str(folder / "store"))
+        self.remote("store", url=str(folder / "store"))
         self.home.stages(**STAGES)
         self.home.write("params.yaml", json.dumps(PARAMS))
         self.home.write("beat.py", BEAT)
@@ -128,10 +128,12 @@ class World:
         )
         wait(self.answers, 120, "the server does not answer")
 
-    def remote(self, **settings: str) -> None:
+    def remote(self, name: str, **settings: str) -> None:
         """Name the DVC remote."""
         lines = [f"    {key} = {value}" for key, value in settings.items()]
-        self.home.write(".dvc/config", "\n".join(["[core]", "    remote = store", "['remote \"store\"']", *lines, ""]))
+        self.home.write(
+            ".dvc/config", "\n".join(["[core]", f"    remote = {name}", f"['remote \"{name}\"']", *lines, ""])
+        )
 
     def answers(self) -> bool:
         try:
@@ -234,14 +236,14 @@ def test_data_travel_by_s3_and_an_edit_that_is_not_committed_travels_too(world: 
         keys = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing", "region_name": "eu-central-1"}
         bucket = boto3.resource("s3", endpoint_url=store, **keys).Bucket("models")
         bucket.create(CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-        world.remote(url="s3://models/data", endpointurl=store)
+        world.remote("cloud", url="s3://models/data", endpointurl=store)
         world.home.write("in.txt", "other rows\n")
         world.run("training")
         assert world.home.read("b") == "one\nother rows\n"
         assert sum(1 for _ in bucket.objects.all()) == 2
     finally:
         server.stop()
-        world.remote(url=str(world.folder / "store"))
+        world.remote("store", url=str(world.folder / "store"))
 
 
 def test_a_workers_no_comes_back_in_its_own_words_and_is_not_asked_again(world: World) -> None:
