@@ -41,7 +41,9 @@ RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.remote_stage.stage"
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
 HEARTBEAT = "prefect.flow-run.heartbeat"
-ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut"}
+# The names of final states: Prefect's, those of stages (flows/remote_stage.py), and those of ticks (flows/retrain.py).
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}
+ENDS |= {"NothingToDo", "Published", "Unpublished", "Refused"}
 PAUSES = {"Cancelling", "Suspended", "Paused", "AwaitingRetry", "AwaitingConcurrencySlot"}
 DEAD_RUNS = AutomationCore(
     name="trainwright: end dead runs",

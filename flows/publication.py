@@ -176,6 +176,12 @@ def finish(home: Path, name: str, say: Say) -> Version | None:
     return version
 
 
+def why(home: Path, name: str) -> str:
+    """Why a version that is ready could not be published at the last try; empty where none is ready."""
+    ready = _kept(home, name)
+    return ready.waits if ready else ""
+
+
 def waiting(root: Path) -> dict[str, list[dict[str, Any]]]:
     """The run records of versions that are ready and not published, by pipeline."""
     found = {}

@@ -201,7 +201,9 @@ class Retrain:
         record = self._record(what, told, verdict, approved)
         made, where = publication.publish(space, self.name, what, self.running, project, verdict, record)
         if where == publication.UNPUBLISHED:
-            words = f"{made} is ready, and a remote cannot be reached: the next tick publishes it."
+            words = (
+                f"{made} is ready, and waits to be published by the next tick: {publication.why(self.home, self.name)}"
+            )
             return UNPUBLISHED, words, MachineryError.exit_code, made
         more = "" if where == publication.PUBLISHED else f"\n{where}"
         return PUBLISHED, f"{made} is published and in use.{more}\n{verdict.words}", 0, made
