@@ -31,7 +31,15 @@ PLAIN = {  # a set's plain file: its recipe, the published number of rows, how m
     "copa-fewglue32.csv": ("copa", 32, 0),
     "cmrc2018-trial.json": ("cmrc2018", 1002, 2),
     "drcd-dev.json": ("drcd", 3524, 0),
+    "squad-train-v1.1.json.gz": ("squad", 87599, 0),
+    "squad-v2-sample.json": ("squad-v2", 6307, 0),
+    "wnut17-train.conll": ("wnut17", 3394, 0),
+    "wnut17-dev.conll": ("wnut17", 1009, 0),
+    "wikigold.conll": ("wikigold", 1696, 0),
+    "weibo-ner-train.conll": ("weibo-ner", 1350, 0),
+    "weibo-ner-dev.conll": ("weibo-ner", 270, 0),
 }
+FORMS = {".csv": "csv", ".json": "squad", ".gz": "squad", ".conll": "conll"}
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").rglob("*.yaml"))
 
 
@@ -142,14 +150,28 @@ def test_a_set_is_read_whole_by_its_recipe(name: str, project: Path, tmp_path: P
         pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {name}")
     recipes.add(project, recipe)
     pipeline = params.load(project / "params.yaml").pipeline(recipe)
-    form = "csv" if name.endswith(".csv") else "squad"
+    form = FORMS[Path(name).suffix]
     shutil.copy(CORPORA / name, tmp_path / name)
     if form == "csv":
         rename(tmp_path / name, pipeline.task, pipeline.source.columns)
-    local = params.Source(uri=name, format=form, columns=pipeline.source.columns)  # type: ignore[arg-type]
+    columns = {} if form == "conll" else pipeline.source.columns  # a CoNLL file has no names to be mapped
+    local = params.Source(uri=name, format=form, columns=columns, tags=pipeline.source.tags)  # type: ignore[arg-type]
     part = tasks.load(pipeline.task, "rows")
     rows, faults = part.from_source(sources.read(local, tmp_path, part.COLUMNS), name)
     assert (rows.num_rows, len(faults)) == (published - lacking, lacking)
+
+
+def test_wikitext_is_read_to_the_last_word(project: Path) -> None:
+    name = "lm-wikitext2-valid.txt"
+    if not (CORPORA / name).is_file():
+        pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {name}")
+    recipes.add(project, "wikitext2")
+    pipeline = params.load(project / "params.yaml").pipeline("wikitext2")
+    part = tasks.load(pipeline.task, "rows")
+    documents = sources.read(params.Source(uri=name, format="text"), CORPORA, part.COLUMNS)
+    rows, faults = part.from_source(documents, name)
+    assert faults == []
+    assert sum(len(text.split()) for text in rows["text"].to_pylist()) == 213_886  # 217,646 less 3,760 ends of lines
 
 
 def rename(path: Path, task: str, columns: dict[str, str]) -> None:
