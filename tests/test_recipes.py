@@ -1,6 +1,7 @@
 """Ready pipelines: each is valid, and is copied into params.yaml without touching anything else there."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from ruamel.yaml import YAML
 
 from flows import recipes
 from trainwright import sources
@@ -159,6 +161,52 @@ def test_a_set_is_read_whole_by_its_recipe(name: str, project: Path, tmp_path: P
     part = tasks.load(pipeline.task, "rows")
     rows, faults = part.from_source(sources.read(local, tmp_path, part.COLUMNS), name)
     assert (rows.num_rows, len(faults)) == (published - lacking, lacking)
+
+
+OWN = {  # lines as they stand in a set's own files, and what is read of the last: its texts and its gold
+    "cola": ("gj04\t1\t\tOur friends won't buy it.\ngj04\t0\t*\tThey said \"no.\n", ('They said "no.', "", "0")),
+    "sst2": ('sentence\tlabel\nhide new\t0\n"a gorgeous film\t1\n', ('"a gorgeous film', "", "1")),
+    "mrpc": (
+        '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\t"A," he said\t"B\n',
+        ('"A," he said', '"B', "1"),
+    ),
+    "qqp": (
+        'id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\tWhy?\tWhy "so?\t0\n',
+        ("Why?", 'Why "so?', "0"),
+    ),
+    "stsb": (
+        "index\tgenre\tsentence1\tsentence2\tscore\n0\tmain\tA plane.\tAn air plane.\t4.750\n",
+        ("A plane.", "An air plane.", 4.75),
+    ),
+    "mnli": ("index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n", ("a", "b", "neutral")),
+    "qnli": ("index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1066.\tentailment\n", ("When?", "In 1066.", "entailment")),
+    "rte": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n", ("a", "b", "not_entailment")),
+    "wnli": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n", ("a", "b", "1")),
+    "ag-news": ('"3","Bears","A ""band"""\n"4","Carlyle","x"\n', ("Carlyle: x", "", "4")),
+    "sms-spam": ('ham\tGo until\nspam\t"Free entry\n', ('"Free entry', "", "spam")),
+    "boolq": (json.dumps({"question": "is x", "passage": "y", "idx": 0, "label": True}), ("is x", "y", "true")),
+}
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_what_a_recipe_says_of_a_sets_own_files_reads_them(recipe: str, project: Path, tmp_path: Path) -> None:
+    """The settings stand in the recipe's comment; a file has a set's own form here, not its rows."""
+    (path,) = (project / "recipes").rglob(f"{recipe}.yaml")
+    comment = " ".join(re.findall(r"^# +(.*)$", path.read_text(), re.M))
+    said = re.search(r"own files?: source: (\{.*?\}+)", comment)
+    assert said
+    settings = YAML(typ="safe").load(re.match(r"(\{(?:[^{}]|\{[^{}]*\})*\})", comment[said.start(1) :])[1])  # type: ignore[index]
+    content, expected = OWN[recipe]
+    names = list(settings.get("splits", {"": settings["uri"]}).values())
+    for number, name in enumerate(names):  # a row has another number in every file
+        (tmp_path / name).write_text(content.replace("\n0\t", f"\n{number}\t"), encoding="utf-8")
+    if "splits" in settings:
+        settings["uri"] = str(tmp_path)
+    part = tasks.load("classification", "rows")
+    rows, faults = part.from_source(sources.read(params.Source(**settings), tmp_path, part.COLUMNS), recipe)
+    assert faults == []
+    last = rows.to_pylist()[-1]
+    assert (last["text"], last["text_b"], last["value"] if recipe == "stsb" else last["label"]) == expected
 
 
 def test_wikitext_is_read_to_the_last_word(project: Path) -> None:
