@@ -93,6 +93,19 @@ def test_only_a_certified_model_of_the_other_pipeline_is_opened(tmp_path: Path) 
         base_model.resolve(layout, pipeline)
 
 
+def test_an_adapter_alone_is_no_model_to_start_from_and_what_makes_it_one_is_said(tmp_path: Path) -> None:
+    root = project(tmp_path, first=FIRST, second=SECOND)
+    layout = Layout(root, "second")
+    model = Layout(root, "first").stage("training") / "model"
+    (model / "adapter").mkdir(parents=True)
+    trained(root)
+    base_model.pin(layout, params.load(root / "params.yaml").pipeline("second"))
+    base_model.check_loadable("pipeline:first", model)  # merged weights stand beside it
+    (model / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"an adapter alone. Set training.lora.merge: true in first"):
+        base_model.check_loadable("pipeline:first", model)
+
+
 def test_a_change_upstream_makes_what_starts_from_it_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real dvc.yaml, with commands that only write: DVC decides by the graph alone."""
     from dvc.repo import Repo

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from conftest import ROOT
 
+from trainwright.core.errors import InputError
 from trainwright.core.params import Scratch
 from trainwright.engine import scratch
 from trainwright.engine.batching import FeatureTable
@@ -88,6 +89,16 @@ def test_logits_of_a_document_in_a_block_are_those_of_the_document_alone(made: t
                 assert torch.allclose(together[number, begin:end], alone, atol=1e-5)
                 compared += 1
     assert compared == len(TEXTS)
+
+
+def test_a_text_shorter_than_a_block_is_refused_with_both_lengths(made: tuple[Any, Any]) -> None:
+    tokenizer, _ = made
+    some = table(["Ada met Bo."])
+    size = len(tokenizer("Ada met Bo.")["input_ids"])
+    assert features.learn([some], tokenizer, Tokenization(block=size))["stream"] is False
+    with pytest.raises(InputError, match=f"has {size} tokens in all, fewer than one block of {size + 1}") as caught:
+        features.learn([some], tokenizer, Tokenization(block=size + 1))
+    assert (caught.value.faults[0].file, caught.value.faults[0].field) == ("params.yaml", "tokenization.block")
 
 
 def test_an_encoder_that_becomes_a_language_model_does_not_see_what_comes_after(tmp_path: Path) -> None:
@@ -212,7 +223,8 @@ def test_beside_a_continuation_stands_how_the_text_went_on_as_long_as_it() -> No
 def test_a_text_to_be_gone_on_from_is_taken_whole_and_has_no_end(made: tuple[Any, Any], tmp_path: Path) -> None:
     tokenizer, network = made
     some = table(CHINESE, answered=False)
-    packed = blocks(some, tokenizer)
+    packed, faults = features.features(some, tokenizer, PARAMS, "f", features.learn([table(TEXTS)], tokenizer, PARAMS))
+    assert not faults
     assert tokenizer.eos_token_id not in [token for ids in packed["input_ids"].to_pylist() for token in ids]
     out, loss = raw_outputs(
         network, model, FeatureTable(packed), tokenizer, Evaluation(new_tokens=4), "float32", labels=False

@@ -115,7 +115,7 @@ TOPICS = {
     },
     "source": {"uri": "data/sample/passages.jsonl", "format": "jsonl", "columns": {"label": "topic", "id": "title"}},
     "splitting": {"train": 0.6, "validation": 0.2, "test": 0.2},
-    "tokenization": {"max_length": 64},
+    "tokenization": {"max_length": 256},
     "training": {"epochs": 1, "learning_rate": 1e-3},
     "postprocessing": {"bootstrap": 50},
 }

@@ -95,11 +95,11 @@ def test_documents_are_groups_and_sentences_without_any_are_their_own(tmp_path):
     [
         ("good O\n\nAda\tB-PER\textra\nx\tO\n", "line 3", "tokens", "line 3 has 3 columns"),
         ("good\tO\n\nx\tO\n\tO\n", "line 3", "tokens", "line 4 has no token"),
-        ("good O\n\nAda\n", "line 3", "tags", "a token has no tag"),
-        ("good O\n\nAda PER\n", "line 3", "tags", "'PER' is not a tag"),
+        ("good O\n\nis O\nAda\n", "line 3", "tags", "a token has no tag (token 2)"),
+        ("good O\n\nAda PER\n", "line 3", "tags", "'PER' is not a tag (token 1)"),
         ("good O\n\nAda B-\n", "line 3", "tags", "'B-' is not a tag"),
-        ("Bo B-X\n\nAda B-X\nBo O\nCy I-X\n", "line 3", "tags", "an I- tag has no B- tag"),
-        ("Bo S-X\n\nAda B-X\nBo O\n", "line 3", "tags", "no E- tag at its end"),
+        ("Bo B-X\n\nAda B-X\nBo O\nCy I-X\n", "line 3", "tags", "no B- tag of its label before it (token 3)"),
+        ("Bo S-X\n\nAda B-X\nBo O\n", "line 3", "tags", "no E- tag at its end (token 1)"),
     ],
 )  # fmt: skip
 def test_a_faulty_sentence_is_left_out_and_named(tmp_path, lines, row, field, reason):
@@ -134,9 +134,9 @@ def test_spans_of_a_text_come_without_the_white_space_at_their_ends(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ([span(0, 3), span(2, 5)], "two spans overlap"),
-        ([span(4, 6), span(0, 3)], "out of order"),
-        ([span(0, 99)], "ends past the end of the text"),
+        ([span(0, 3), span(2, 5)], "two spans overlap (span 2)"),
+        ([span(4, 6), span(0, 3)], "out of order (span 2)"),
+        ([span(0, 1), span(2, 99)], "ends past the end of the text (span 2)"),
         ([span(-1, 3)], "no start or does not end after it"),
         ([span(3, 3)], "no start or does not end after it"),
         ([span(3, 4)], "white space alone"),

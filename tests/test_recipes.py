@@ -1,6 +1,7 @@
 """Ready pipelines: each is valid, and is copied into params.yaml without touching anything else there."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from ruamel.yaml import YAML
 
 from flows import recipes
 from trainwright import sources
@@ -31,7 +33,15 @@ PLAIN = {  # a set's plain file: its recipe, the published number of rows, how m
     "copa-fewglue32.csv": ("copa", 32, 0),
     "cmrc2018-trial.json": ("cmrc2018", 1002, 2),
     "drcd-dev.json": ("drcd", 3524, 0),
+    "squad-train-v1.1.json.gz": ("squad", 87599, 0),
+    "squad-v2-sample.json": ("squad-v2", 6307, 0),
+    "wnut17-train.conll": ("wnut17", 3394, 0),
+    "wnut17-dev.conll": ("wnut17", 1009, 0),
+    "wikigold.conll": ("wikigold", 1696, 0),
+    "weibo-ner-train.conll": ("weibo-ner", 1350, 0),
+    "weibo-ner-dev.conll": ("weibo-ner", 270, 0),
 }
+FORMS = {".csv": "csv", ".json": "squad", ".gz": "squad", ".conll": "conll"}
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").rglob("*.yaml"))
 
 
@@ -142,14 +152,74 @@ def test_a_set_is_read_whole_by_its_recipe(name: str, project: Path, tmp_path: P
         pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {name}")
     recipes.add(project, recipe)
     pipeline = params.load(project / "params.yaml").pipeline(recipe)
-    form = "csv" if name.endswith(".csv") else "squad"
+    form = FORMS[Path(name).suffix]
     shutil.copy(CORPORA / name, tmp_path / name)
     if form == "csv":
         rename(tmp_path / name, pipeline.task, pipeline.source.columns)
-    local = params.Source(uri=name, format=form, columns=pipeline.source.columns)  # type: ignore[arg-type]
+    columns = {} if form == "conll" else pipeline.source.columns  # a CoNLL file has no names to be mapped
+    local = params.Source(uri=name, format=form, columns=columns, tags=pipeline.source.tags)  # type: ignore[arg-type]
     part = tasks.load(pipeline.task, "rows")
     rows, faults = part.from_source(sources.read(local, tmp_path, part.COLUMNS), name)
     assert (rows.num_rows, len(faults)) == (published - lacking, lacking)
+
+
+OWN = {  # lines as they stand in a set's own files, and what is read of the last: its texts and its gold
+    "cola": ("gj04\t1\t\tOur friends won't buy it.\ngj04\t0\t*\tThey said \"no.\n", ('They said "no.', "", "0")),
+    "sst2": ('sentence\tlabel\nhide new\t0\n"a gorgeous film\t1\n', ('"a gorgeous film', "", "1")),
+    "mrpc": (
+        '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\t"A," he said\t"B\n',
+        ('"A," he said', '"B', "1"),
+    ),
+    "qqp": (
+        'id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\tWhy?\tWhy "so?\t0\n',
+        ("Why?", 'Why "so?', "0"),
+    ),
+    "stsb": (
+        "index\tgenre\tsentence1\tsentence2\tscore\n0\tmain\tA plane.\tAn air plane.\t4.750\n",
+        ("A plane.", "An air plane.", 4.75),
+    ),
+    "mnli": ("index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n", ("a", "b", "neutral")),
+    "qnli": ("index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1066.\tentailment\n", ("When?", "In 1066.", "entailment")),
+    "rte": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n", ("a", "b", "not_entailment")),
+    "wnli": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n", ("a", "b", "1")),
+    "ag-news": ('"3","Bears","A ""band"""\n"4","Carlyle","x"\n', ("Carlyle: x", "", "4")),
+    "sms-spam": ('ham\tGo until\nspam\t"Free entry\n', ('"Free entry', "", "spam")),
+    "boolq": (json.dumps({"question": "is x", "passage": "y", "idx": 0, "label": True}), ("is x", "y", "true")),
+}
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_what_a_recipe_says_of_a_sets_own_files_reads_them(recipe: str, project: Path, tmp_path: Path) -> None:
+    """The settings stand in the recipe's comment; a file has a set's own form here, not its rows."""
+    (path,) = (project / "recipes").rglob(f"{recipe}.yaml")
+    comment = " ".join(re.findall(r"^# +(.*)$", path.read_text(), re.M))
+    said = re.search(r"own files?: source: (\{.*?\}+)", comment)
+    assert said
+    settings = YAML(typ="safe").load(re.match(r"(\{(?:[^{}]|\{[^{}]*\})*\})", comment[said.start(1) :])[1])  # type: ignore[index]
+    content, expected = OWN[recipe]
+    names = list(settings.get("splits", {"": settings["uri"]}).values())
+    for number, name in enumerate(names):  # a row has another number in every file
+        (tmp_path / name).write_text(content.replace("\n0\t", f"\n{number}\t"), encoding="utf-8")
+    if "splits" in settings:
+        settings["uri"] = str(tmp_path)
+    part = tasks.load("classification", "rows")
+    rows, faults = part.from_source(sources.read(params.Source(**settings), tmp_path, part.COLUMNS), recipe)
+    assert faults == []
+    last = rows.to_pylist()[-1]
+    assert (last["text"], last["text_b"], last["value"] if recipe == "stsb" else last["label"]) == expected
+
+
+def test_wikitext_is_read_to_the_last_word(project: Path) -> None:
+    name = "lm-wikitext2-valid.txt"
+    if not (CORPORA / name).is_file():
+        pytest.skip(f"TRAINWRIGHT_CORPORA names no folder with {name}")
+    recipes.add(project, "wikitext2")
+    pipeline = params.load(project / "params.yaml").pipeline("wikitext2")
+    part = tasks.load(pipeline.task, "rows")
+    documents = sources.read(params.Source(uri=name, format="text"), CORPORA, part.COLUMNS)
+    rows, faults = part.from_source(documents, name)
+    assert faults == []
+    assert sum(len(text.split()) for text in rows["text"].to_pylist()) == 213_886  # 217,646 less 3,760 ends of lines
 
 
 def rename(path: Path, task: str, columns: dict[str, str]) -> None:

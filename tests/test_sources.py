@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from trainwright import sources
 from trainwright.core.errors import Fault, InputError
@@ -136,6 +137,27 @@ def test_columns_can_change_places(tmp_path: Path) -> None:
     content = "context,question,answer\nWhom?,Ann met Bob.,Bob\n"
     table, _ = read(tmp_path, "a.csv", content, columns={"context": "question", "question": "context"})
     assert table.column("context").to_pylist() == ["Ann met Bob."]
+
+
+def test_a_file_without_a_header_has_its_names_from_params_yaml(tmp_path: Path) -> None:
+    names = ["id", "context", "question", "answer", "more"]
+    found, faults = read(tmp_path, "a.csv", "1,Bob in Rome,Who?,Bob,x\n2,Ann,Who?,Ann,y\n", header=names)
+    assert (found.column("id").to_pylist(), faults) == (["1", "2"], [])
+    fault = refused(lambda: read(tmp_path, "b.csv", "1,Bob in Rome\n", header=names))
+    assert (fault.row, fault.reason) == ("line 1", "the record has 2 cells, the header 5")
+    fault = refused(lambda: read(tmp_path, "c.csv", "1,2\n", header=["id", "id"]))
+    assert (fault.row, fault.reason) == ("", "the header names 'id' twice")
+
+
+def test_a_quote_is_text_where_a_source_says_so(tmp_path: Path) -> None:
+    content = 'id\tcontext\tquestion\tanswer\n1\t"Bob" in Rome\t"Who?\tRome\n'
+    found, faults = read(tmp_path, "a.tsv", content, quoted=False)
+    assert (found.column("context").to_pylist(), found.column("question").to_pylist()) == (['"Bob" in Rome'], ['"Who?'])
+    assert faults == []
+    assert "source.quoted: false" in refused(lambda: read(tmp_path, "b.tsv", content)).remedy
+    for more in ({"header": ["a"]}, {"quoted": False}):
+        with pytest.raises(ValidationError, match="are for csv and tsv"):
+            Source(uri="a.jsonl", format="jsonl", **more)  # type: ignore[arg-type]
 
 
 def test_texts_of_several_columns_are_joined(tmp_path: Path) -> None:

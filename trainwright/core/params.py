@@ -64,6 +64,8 @@ class Source(Section):
     are to be left as they are: `cleaning: {whitespace: false, duplicates: false}`, no `augmentation.typing_noise`.
     `separator` parts a text where a task wants a list ("a|b" in a cell of CSV, which knows no lists).
     `tags` is the scheme of a source's tags: `auto` finds it out, `repair` is BIO where an I- without B- begins one.
+    `header` names the columns of a CSV or TSV file that begins without a line of names; `quoted: false` says that its
+    quotes are text like any other, as in GLUE's own files.
     """
 
     uri: str
@@ -76,6 +78,14 @@ class Source(Section):
     separator: Annotated[str, Field(min_length=1)] | None = None
     licence: str = "unknown"
     tags: Literal["auto", "bio", "iob1", "bioes", "repair"] = "auto"
+    header: Annotated[list[str], Field(min_length=1)] | None = None
+    quoted: bool = True
+
+    @model_validator(mode="after")
+    def _cells_are_of_delimited_files(self) -> "Source":
+        if (self.header or not self.quoted) and self.format not in ("csv", "tsv"):
+            raise ValueError(f"`header` and `quoted` are for csv and tsv; a source of format {self.format} has neither")
+        return self
 
     @model_validator(mode="after")
     def _streams_are_text(self) -> "Source":

@@ -320,6 +320,9 @@ def check_loadable(uri: str, folder: Path) -> None:
 
     if not folder.is_dir():
         raise refuse("there is no such folder", "Correct base_model in params.yaml.")
+    if uri.startswith("pipeline:") and (folder / "adapter").is_dir() and not any(folder.glob("*.safetensors")):
+        remedy = f"Set training.lora.merge: true in {uri.partition(':')[2]}, which then keeps whole weights beside it."
+        raise refuse("it is an adapter alone", remedy)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         reason = "it has no safetensors weights" + (f", only pickles ({', '.join(pickles)})" if pickles else "")

@@ -27,8 +27,6 @@ from trainwright.sources.records import Columns, Records, listed
 
 READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
     "squad": squad.read,
-    "csv": delimited.read_csv,
-    "tsv": delimited.read_tsv,
     "jsonl": jsonl.read,
     "parquet": parquet.read,
     "conll": conll.read,
@@ -94,6 +92,8 @@ def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[s
 def _records(source: Source, file: File, wanted: Columns) -> Records:
     if source.format == "text":
         return text.read(file.path, file.name, wanted, source.stream, file.split)
+    if source.format in delimited.DELIMITERS:
+        return delimited.read(file.path, file.name, wanted, source)
     return READERS[source.format](file.path, file.name, wanted)
 
 

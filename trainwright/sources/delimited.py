@@ -1,4 +1,4 @@
-"""CSV and TSV with a header line, UTF-8, plain or packed with gzip.
+"""CSV and TSV, with a header line unless the source names the columns, UTF-8, plain or packed with gzip.
 
 Python's reader is used rather than Arrow's, because it knows the line on which a record begins and refuses a quote
 that is never closed, where Arrow's takes the rest of the file for one cell.
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.core.params import Source
 from trainwright.rows.tables import BATCH
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import Columns, Records, described
@@ -24,25 +25,21 @@ NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan
 LONGEST = 1 << 30  # characters of one cell; Python's own limit of 131,072 is less than a long context
 
 
-def read_csv(path: Path, file: str, columns: Columns) -> Records:
-    return _read(path, file, columns, ",")
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
-def read_tsv(path: Path, file: str, columns: Columns) -> Records:
-    return _read(path, file, columns, "\t")
-
-
-def _read(path: Path, file: str, columns: Columns, delimiter: str) -> Records:
+def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     """Every cell as it stands: an empty cell is empty text, or no number.
 
     Raises InputError, with the line, for a record that has more or fewer cells than the header, an open quote,
     or a header that names a column twice.
     """
-    rows = _records(read_text(path, file), file, delimiter)
-    _, header = next(rows, (0, []))
+    rows = _records(read_text(path, file), file, source)
+    header = source.header or next(rows, (0, []))[1]
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise InputError(Fault(file, f"the header names {twice!r} twice", "Rename one.", row="line 1"))
+        row = "" if source.header else "line 1"
+        raise InputError(Fault(file, f"the header names {twice!r} twice", "Rename one.", row=row))
     kinds = {name: [t for t in columns[name] if not pa.types.is_nested(t)] for name in header if name in columns}
     pieces: dict[str, list[pa.Array]] = {name: [] for name, kind in kinds.items() if kind}
     lines: list[int] = []
@@ -58,11 +55,13 @@ def _read(path: Path, file: str, columns: Columns, delimiter: str) -> Records:
     return records
 
 
-def _records(text: str, file: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(text: str, file: str, source: Source) -> Iterator[tuple[int, list[str]]]:
     """The line on which each record begins, and its cells; empty lines are passed over."""
     csv.field_size_limit(LONGEST)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    width, begins = None, 1
+    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=DELIMITERS[source.format], quoting=quoting, strict=True)
+    width, begins = len(source.header or []), 1
     try:
         for row in reader:
             if row:
@@ -74,7 +73,7 @@ def _records(text: str, file: str, delimiter: str) -> Iterator[tuple[int, list[s
             begins = reader.line_num + 1
     except csv.Error as error:
         reason = "a quote is never closed" if "unexpected end" in str(error) else str(error)
-        remedy = 'Close the quote; write a quote within quotes twice ("").'
+        remedy = 'Close the quote and write one within quotes twice (""), or say `source.quoted: false`.'
         raise InputError(Fault(file, reason, remedy, row=f"line {begins}")) from None
 
 

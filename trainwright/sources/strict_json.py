@@ -12,18 +12,22 @@ class _RefusedError(ValueError):
 
     at: int | None = None
 
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.remedy = remedy
+        super().__init__(reason)
+
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _RefusedError(f"the key {twice!r} stands twice in one object")
+        raise _RefusedError(f"the key {twice!r} stands twice in one object", "Keep one of them.")
     return found
 
 
 def _constant(word: str) -> Any:
-    raise _RefusedError(f"{word} is not JSON")
+    raise _RefusedError(f"{word} is not JSON", "Write null for a number that is not known.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_constant)
@@ -42,7 +46,7 @@ def parse(text: str, file: str, line: int = 1) -> Any:
         at = _object_of_error(text)
         place = _place(text, at or 0, line)
         reason = f"{error} (its object begins here)" if at is not None else str(error)
-        raise InputError(Fault(file, reason, "Keep one key; write null for an unknown number.", row=place)) from None
+        raise InputError(Fault(file, reason, error.remedy, row=place)) from None
     except RecursionError:
         raise InputError(Fault(file, "nested too deeply to be read", "Flatten it.", row=f"line {line}")) from None
     except ValueError as error:  # a number of thousands of digits

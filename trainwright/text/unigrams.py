@@ -31,7 +31,17 @@ def counted(texts: Iterable[pa.ChunkedArray], tokenizer: Any) -> dict[str, Any]:
 
 def losses(counts: Mapping[str, Any]) -> NDArray[np.float32]:
     """The loss of each token of the vocabulary, in nats, from what `counted` gave."""
-    pairs = np.array([pair.split(":") for pair in counts["counts"].split()], dtype=np.int64).reshape(-1, 2)
+    pairs = _pairs(counts)
     total = np.ones(counts["size"], dtype=np.float64)
     total[pairs[:, 0]] += pairs[:, 1]
     return np.asarray(np.log(total.sum()) - np.log(total), dtype=np.float32)
+
+
+def tokens(counts: Mapping[str, Any]) -> int:
+    """How many tokens there are in all, of what `counted` gave."""
+    return int(_pairs(counts)[:, 1].sum())
+
+
+def _pairs(counts: Mapping[str, Any]) -> NDArray[np.int64]:
+    """(id, count) of every token that was seen."""
+    return np.array([pair.split(":") for pair in counts["counts"].split()], dtype=np.int64).reshape(-1, 2)

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a tokenizer that is slow or cannot pad, and for a length that does not fit the model."""
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     if not tokenizer.is_fast:
         raise InputError(Fault(name, "the tokenizer is a slow one", "Use a base model with a tokenizer.json."))
     if tokenizer.pad_token_id is None:

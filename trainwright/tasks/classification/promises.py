@@ -114,7 +114,7 @@ def _others(names: pa.Array) -> str:
     """Some of the labels that are not allowed, in words."""
     different = pc.unique(names).to_pylist()
     more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
-    return f", and none {', '.join(ascii(name)[:40] for name in different[:SHOWN])}{more}" if different else ""
+    return f" (there is {', '.join(ascii(name)[:40] for name in different[:SHOWN])}{more})" if different else ""
 
 
 def _names(table: pa.Table) -> tuple[np.ndarray, pa.Array]:

@@ -55,14 +55,17 @@ def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a tokenizer without offsets or whose model is shorter than a block."""
     if not tokenizer.is_fast:
         reason, remedy = "the tokenizer is a slow one, which knows no offsets", "Take one with a tokenizer.json."
-        raise InputError(Fault(tokenizer.name_or_path or type(tokenizer).__name__, reason, remedy))
+        raise InputError(Fault(tokenizer.name_or_path or "base_model.scratch", reason, remedy))
     if params.block > tokenizer.model_max_length:
         reason = f"blocks of {params.block} tokens are longer than the model's {tokenizer.model_max_length}"
         raise InputError(Fault("params.yaml", reason, "Lower it.", field="tokenization.block"))
 
 
-def learn(train: Iterable[pa.Table], tokenizer: Any, params: Tokenization) -> dict[str, Any]:  # noqa: ARG001
-    """How often each token stands in the train split, the baseline that a model must beat; whether it is all stream."""
+def learn(train: Iterable[pa.Table], tokenizer: Any, params: Tokenization) -> dict[str, Any]:
+    """How often each token stands in the train split, the baseline that a model must beat; whether it is all stream.
+
+    Raises InputError for a train split that is shorter than one block.
+    """
     documents = 0
 
     def texts() -> Iterator[pa.ChunkedArray]:
@@ -72,6 +75,10 @@ def learn(train: Iterable[pa.Table], tokenizer: Any, params: Tokenization) -> di
             yield batch["text"]
 
     counted = unigrams.counted(texts(), tokenizer)
+    size = unigrams.tokens(counted)
+    if size < params.block:
+        reason = f"the train split has {size:,} tokens in all, fewer than one block of {params.block:,}"
+        raise InputError(Fault("params.yaml", reason, "Lower it, or bring more text.", field="tokenization.block"))
     return {"unigrams": counted, "stream": documents == 0}
 
 

@@ -49,7 +49,7 @@ class _Windows:
 
 def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a tokenizer without offsets, mask or pad token, or whose model is shorter than a window."""
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     if not tokenizer.is_fast:
         remedy = "Use a base model with a tokenizer.json."
         raise InputError(Fault(name, "the tokenizer is a slow one, which knows no character offsets", remedy))

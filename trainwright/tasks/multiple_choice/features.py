@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a slow tokenizer, one without a padding token, or a model shorter than `max_length`."""
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     if not tokenizer.is_fast:
         raise InputError(Fault(name, "the tokenizer is a slow one", "Use a base model with a tokenizer.json."))
     if tokenizer.pad_token_id is None:

@@ -67,7 +67,7 @@ class _Words:
 
 def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a tokenizer without offsets, or whose model is shorter than a window."""
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     if not tokenizer.is_fast:
         remedy = "Use a base model with a tokenizer.json."
         raise InputError(Fault(name, "the tokenizer is a slow one, which knows no character offsets", remedy))
@@ -158,7 +158,7 @@ def _template(tokenizer: Any) -> _Template:
     probe = backend.encode("a")
     places = [place for place, text in enumerate(probe.sequence_ids) if text is not None]
     if not places:
-        name = tokenizer.name_or_path or type(tokenizer).__name__
+        name = tokenizer.name_or_path or "base_model.scratch"
         remedy = "Choose a base model whose tokenizer has a token for what it does not know."
         raise InputError(Fault(name, "the tokenizer makes no token of a letter", remedy))
     before, after = slice(0, places[0]), slice(places[-1] + 1, None)

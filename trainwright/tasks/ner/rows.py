@@ -52,6 +52,7 @@ COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "tags": (STRINGS,),
     "split": (pa.string(),),
 }
+TAG, SPAN_OF = ("tags", "token"), ("spans", "span")  # a column, and what one of its list is called
 SINGLE = 0.9  # from this share of tokens of one character on, tokens are characters
 # What other schemes call a tag, by what BIOES calls it.
 PREFIXES = {"B": "B", "I": "I", "O": "O", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"}
@@ -142,8 +143,8 @@ def _joined(table: pa.Table, found: Faults) -> tuple[dict[str, Any], _Entities]:
     sizes, flat = pc.list_value_length(lists).to_numpy().astype(np.int64), lists.flatten()
     _note(found, np.flatnonzero(sizes == 0), "tokens", "the sentence is empty", "Mend or remove the row.")
     row = np.repeat(np.arange(len(sizes)), sizes)
-    blank = row[_blank(flat.fill_null(""))]
-    _note(found, blank, "tokens", "a token is empty", "Mend or remove the row.")
+    blank = np.isin(np.arange(len(row)), _blank(flat.fill_null("")))
+    _note_parts(found, row, blank, ("tokens", "token"), "a token is empty", "Mend or remove the row.")
     flat = flat.fill_null("")
     length = pc.utf8_length(flat).to_numpy().astype(np.int64)
     glued = np.ones(len(row), dtype=np.bool_)  # to the token before; so is the first of a row, which has none
@@ -179,7 +180,8 @@ def _tagged(table: pa.Table, tokens: _Entities, found: Faults) -> _Entities:
     wanted = np.bincount(tokens.row, minlength=table.num_rows)
     _note(found, np.flatnonzero(sizes != wanted), "tags", "there are not as many tags as tokens", "Give each one.")
     flat, row = lists.flatten(), np.repeat(np.arange(table.num_rows), sizes)
-    _note(found, row[_indices(flat.is_null())], "tags", "a token has no tag", "Write O where there is no entity.")
+    missing = flat.is_null().to_numpy(zero_copy_only=False)
+    _note_parts(found, row, missing, TAG, "a token has no tag", "Write O where there is no entity.")
     even = np.flatnonzero(sizes == wanted)  # tags of other rows have no tokens to belong to
     flat = flat.take(pa.array(np.flatnonzero(np.isin(row, even)))).fill_null("O")
     tokens = tokens.take(np.isin(tokens.row, even))
@@ -187,8 +189,10 @@ def _tagged(table: pa.Table, tokens: _Entities, found: Faults) -> _Entities:
     prefixes, kinds, names = _parsed(encoded.dictionary.to_pylist())
     prefix, kind = prefixes[encoded.indices.to_numpy()], kinds[encoded.indices.to_numpy()]
     remedy = "A tag is O, or B- or I- (or E-, S-) and a label."
-    for place in np.flatnonzero(prefix == "?").tolist():
-        _note(found, [tokens.row[place]], "tags", f"{flat[place].as_py()!r} is not a tag", remedy)
+    for tag in pc.unique(flat.filter(pa.array(prefix == "?"))).to_pylist():
+        _note_parts(
+            found, tokens.row, pc.equal(flat, tag).to_numpy(zero_copy_only=False), TAG, f"{tag!r} is not a tag", remedy
+        )
     begins = _begins(tokens.row, prefix, kind, _scheme(table, tokens.row, prefix, kind), found)
     firsts, lasts = tags.runs(tokens.row, kind, begins)
     label = pa.array(names, pa.string()).take(pa.array(kind[firsts]))
@@ -232,11 +236,12 @@ def _begins(row: Ints, prefix: NDArray[Any], kind: Ints, scheme: str, found: Fau
         stray |= np.isin(prefix, ("I", "E")) & ~open_before
         goes_on = np.append(after[1:] & np.isin(prefix[1:], ("I", "E")), False) if len(prefix) else begins
         unclosed = np.isin(prefix, ("B", "I")) & ~goes_on
-        _note(found, row[unclosed], "tags", "an entity has no E- tag at its end", "Close it, or set source.tags: bio.")
+        remedy = "Close it, or set source.tags: bio."
+        _note_parts(found, row, unclosed, TAG, "an entity has no E- tag at its end", remedy)
     if scheme in ("bio", "bioes"):
         reason = "an I- tag has no B- tag of its label before it"
         remedy = "Write B-, or have it begin an entity: source.tags: repair (or iob1, where that is the scheme)."
-        _note(found, row[stray], "tags", reason, remedy)
+        _note_parts(found, row, stray, TAG, reason, remedy)
     return begins
 
 
@@ -251,14 +256,17 @@ def _given(table: pa.Table, text: pa.Array, found: Faults) -> _Entities:
     start, end = (pc.struct_field(flat, name).fill_null(-1).to_numpy().astype(np.int64) for name in ("start", "end"))
     length = pc.utf8_length(text).to_numpy().astype(np.int64)[row]
     remedy = "Count characters from 0; `end` is one past the last."
-    _note(found, row[_indices(pc.equal(label, ""))], "spans", "a span has no label", "Give it one.")
-    _note(found, row[(start < 0) | (end <= start)], "spans", "a span has no start or does not end after it", remedy)
-    _note(found, row[end > length], "spans", "a span ends past the end of the text", remedy)
-    within = row[1:] == row[:-1]
-    disorder = within & (start[1:] < start[:-1])
-    _note(found, row[1:][disorder], "spans", "the spans are out of order", "Sort them by their start.")
-    overlap = within & (start[1:] < end[:-1])
-    _note(found, row[1:][overlap], "spans", "two spans overlap", "Keep one of them: entities lie side by side.")
+    nameless = pc.equal(label, "").to_numpy(zero_copy_only=False)
+    after = np.append(False, row[1:] == row[:-1])[: len(row)]
+    before = np.roll(start, 1), np.roll(end, 1)
+    for wrong, reason, mend in (
+        (nameless, "a span has no label", "Give it one."),
+        ((start < 0) | (end <= start), "a span has no start or does not end after it", remedy),
+        (end > length, "a span ends past the end of the text", remedy),
+        (after & (start < before[0]), "the spans are out of order", "Sort them by their start."),
+        (after & (start < before[1]), "two spans overlap", "Keep one of them: entities lie side by side."),
+    ):
+        _note_parts(found, row, wrong, SPAN_OF, reason, mend)
     sound = ~np.isin(row, np.array(list(found), dtype=np.int64))
     base = spans.bases(text)[row[sound]]
     begin, stop = spans.trimmed(base + start[sound], base + end[sound], text)
@@ -318,6 +326,13 @@ def _note(found: Faults, rows: Any, name: str, reason: str, remedy: str) -> None
     """Keep what is wrong with some rows; a row keeps the first thing."""
     for row in np.asarray(rows, dtype=np.int64).tolist():
         found.setdefault(row, (name, reason, remedy))
+
+
+def _note_parts(found: Faults, row: Ints, wrong: Mask, what: tuple[str, str], reason: str, remedy: str) -> None:
+    """Keep what is wrong with tokens or spans, row by row; `what` is their column and what one is called."""
+    number = np.arange(len(row)) - np.searchsorted(row, row) + 1
+    for at in np.flatnonzero(wrong).tolist():
+        _note(found, [row[at]], what[0], f"{reason} ({what[1]} {number[at]})", remedy)
 
 
 def _none() -> _Entities:

@@ -90,7 +90,7 @@ class Encoded:
 
 def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a tokenizer without offsets, CLS or BOS, or whose model is shorter than a window."""
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     if not tokenizer.is_fast:
         remedy = "Use a base model with a tokenizer.json."
         raise InputError(Fault(name, "the tokenizer is a slow one, which knows no character offsets", remedy))
@@ -192,7 +192,7 @@ def _template(tokenizer: Any) -> Template:
 
 
 def _unsuitable(tokenizer: Any, reason: str) -> InputError:
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     return InputError(Fault(name, reason, "Choose a base model made for pairs of texts (BERT, RoBERTa, …)."))
 
 

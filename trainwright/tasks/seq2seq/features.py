@@ -56,7 +56,7 @@ class Encoded:
 
 def check_tokenizer(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError for a slow tokenizer, one without pad or end token, or limits beyond the model's."""
-    name = tokenizer.name_or_path or type(tokenizer).__name__
+    name = tokenizer.name_or_path or "base_model.scratch"
     if not tokenizer.is_fast:
         raise InputError(Fault(name, "the tokenizer is a slow one", "Use a base model with a tokenizer.json."))
     for token in ("pad_token", "eos_token"):
@@ -119,7 +119,7 @@ def misaligned(rows: pa.Table, windows: pa.Table) -> pa.Array:
 def _check_sentinels(tokenizer: Any, params: Tokenization) -> None:
     """Raises InputError where the longest window has more spans than there are sentinels to stand for them."""
     prefix, suffix = corruption.frame(tokenizer)
-    have, name = len(corruption.sentinels(tokenizer)), tokenizer.name_or_path or type(tokenizer).__name__
+    have, name = len(corruption.sentinels(tokenizer)), tokenizer.name_or_path or "base_model.scratch"
     if have < 2:
         remedy = "Choose a T5, or bring rows with a source and a target."
         raise InputError(Fault(name, "the tokenizer has no sentinels (<extra_id_0>, <extra_id_1>, …)", remedy))
