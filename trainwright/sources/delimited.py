@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -58,7 +58,7 @@ def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
 def _records(text: str, file: str, source: Source) -> Iterator[tuple[int, list[str]]]:
     """The line on which each record begins, and its cells; empty lines are passed over."""
     csv.field_size_limit(LONGEST)
-    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=DELIMITERS[source.format], quoting=quoting, strict=True)
     width, begins = len(source.header or []), 1
