@@ -52,9 +52,11 @@ class Pipeline:
         running: Running,
         terminal: Terminal,
         goal: str | None = None,
+        forced: str | None = None,
     ) -> None:
-        """With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run."""
-        self.goal = goal
+        """With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run. The stage
+        `forced` runs even where nothing has changed; sent to a worker, it may come from that one's cache."""
+        self.goal, self.forced = goal, forced
         self.layout, self.project, self.running, self.terminal = layout, project, running, terminal
         self.nodes: list[dvc.Node] = []
         self.outcomes: dict[str, Outcome] = {}
@@ -118,7 +120,8 @@ class Pipeline:
         )(body)
 
     def _reproduce(self, stage: str, seconds: float) -> Outcome:
-        if not self.project.changes(stage):
+        name = stage.partition("@")[0]
+        if name != self.forced and not self.project.changes(stage):
             self.terminal.heading(f"{stage}: Skipped, nothing has changed")
             return SKIPPED
         logger = get_run_logger()
@@ -128,7 +131,6 @@ class Pipeline:
             if not line.transient:
                 logger.info("%s", line.text)
 
-        name = stage.partition("@")[0]
         label = self.running.label(self.layout.pipeline, name)
         self.terminal.heading(f"{stage} on {label}" if label else stage)
         self.layout.failure(name).unlink(missing_ok=True)
@@ -137,7 +139,7 @@ class Pipeline:
                 from flows import dispatch
 
                 return Outcome(dispatch.reproduce(self.project, self.layout, stage, label, self.running, say, seconds))
-            return Outcome(self.project.reproduce(stage, say, seconds))
+            return Outcome(self.project.reproduce(stage, say, seconds, force=name == self.forced))
         except TimeoutError:
             words = f"stopped after {duration(seconds)}, its timeout_minutes under operations in params.yaml"
             return Outcome("TimedOut", MachineryError.exit_code, words)

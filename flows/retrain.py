@@ -47,13 +47,17 @@ EVENTS: dict[str, Event] = {PUBLISHED: "published", UNPUBLISHED: "waiting", REFU
 
 @dataclass(frozen=True)
 class Decision:
-    """What a tick came to: `outcome` in a word, `reasons` to run (none where there was nothing to do), and `words`."""
+    """What a tick came to: `outcome` in a word, `reasons` to run (none where there was nothing to do), and `words`.
+
+    `not_committed` are files that differ here from the commit that was used.
+    """
 
     pipeline: str
     outcome: str
     reasons: list[str]
     words: str
     commit: str
+    not_committed: list[str]
     in_use: str | None
     published: str | None
     exit_code: int
@@ -68,9 +72,9 @@ class Retrain:
         self.home, self.name, self.terminal = home, name, terminal
         self.force, self.why, self.changes = force, why, changes
         self.began = datetime.now(UTC)
-        self.commit, self.reasons = "", list[str]()
+        self.commit, self.reasons, self.differs = "", list[str](), list[str]()
         self.in_use: registry.Version | None = None
-        self.running = operations.load(home / "params.yaml")[1]
+        self.running = operations.Running(pipelines={})
 
     def run(self) -> Decision:
         """Decide, and do what was decided. The decision is in the ledger when this returns, whatever it is."""
@@ -81,12 +85,17 @@ class Retrain:
             outcome, words, code, made = (
                 REFUSED if error.exit_code == RefusedError.exit_code else FAILED, str(error), error.exit_code, None,
             )  # fmt: skip
+        except Exception as error:  # of our own making: the decision is on record all the same
+            get_run_logger().exception("%s", error)
+            outcome, code, made = FAILED, MachineryError.exit_code, None
+            words = f"{type(error).__name__}: {error}"
         decision = Decision(
             pipeline=self.name,
             outcome=outcome,
             reasons=self.reasons,
             words=words,
             commit=self.commit,
+            not_committed=self.differs,
             in_use=str(self.in_use) if self.in_use else None,
             published=str(made) if made else None,
             exit_code=code,
@@ -97,6 +106,7 @@ class Retrain:
         return decision
 
     def _decide(self) -> tuple[str, str, int, registry.Version | None]:
+        self.running = operations.load(self.home / "params.yaml")[1]
         publication.finish(self.home, self.name, self.terminal.say)
         self.commit = git.head(self.home)
         self._name_what_differs()
@@ -129,11 +139,12 @@ class Retrain:
         return what, how
 
     def _name_what_differs(self) -> None:
-        if differs := git.changed(self.home):
-            more = f" and {len(differs) - SHOWN} more" if len(differs) > SHOWN else ""
+        self.differs = git.changed(self.home)
+        if self.differs:
+            more = f" and {len(self.differs) - SHOWN} more" if len(self.differs) > SHOWN else ""
             self.terminal.say(
                 f"{self.name}: the run uses commit {self.commit[:10]}; not in it as they are here: "
-                f"{', '.join(differs[:SHOWN])}{more}"
+                f"{', '.join(self.differs[:SHOWN])}{more}"
             )
 
     def _reasons(self, space: Workspace, what: params.Params, project: dvc.Project) -> list[str]:
@@ -168,7 +179,8 @@ class Retrain:
             goal = None if name == self.name else "training_gate"
             nodes = [node.name for node in project.graph(name, goal)]
             project.restore([node for node in nodes if not project.changes(node, missing=False)])
-            self.pipeline = Pipeline(Layout(space.root, name), project, self.running, self.terminal, goal)
+            forced = "training" if self.force and name == self.name else None
+            self.pipeline = Pipeline(Layout(space.root, name), project, self.running, self.terminal, goal, forced)
             if code := self.pipeline.run():
                 return code
         command = [sys.executable, "-m", "stages.gate", "every", self.name]
@@ -197,6 +209,7 @@ class Retrain:
             return REFUSED, verdict.words, RefusedError.exit_code, None
         approved = ""
         if settings.approval == "required":
+            notify.notify(self.running, "waiting", self.name, f"It waits for a person's approval.\n{verdict.words}")
             approved = approval.ask(self.name, verdict.words, settings.approval_hours)
         record = self._record(what, told, verdict, approved)
         made, where = publication.publish(space, self.name, what, self.running, project, verdict, record)
@@ -230,11 +243,12 @@ def _tick(
     root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]
 ) -> tuple[Decision, State[Any]]:
     """A tick inside of a flow run: the decision, and the state that Prefect shows of it."""
-    decision = Retrain(root, name, terminal, force, why, changes).run()
+    tick = Retrain(root, name, terminal, force, why, changes)
+    decision = tick.run()
     get_run_logger().info("%s: %s", decision.outcome, decision.words)
     evidence.publish_decision(name, decision.outcome, decision.words)
     if decision.outcome in EVENTS:
-        notify.notify(operations.load(root / "params.yaml")[1], EVENTS[decision.outcome], name, decision.words)
+        notify.notify(tick.running, EVENTS[decision.outcome], name, decision.words)
     kind = StateType.FAILED if decision.outcome == FAILED else StateType.COMPLETED
     return decision, State(type=kind, name=decision.outcome.title().replace(" ", ""), message=decision.words)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from flows import server
 from trainwright.core import process
 from trainwright.core.errors import Fault, InputError, MachineryError
-from trainwright.operations import LABEL, Label, Running
+from trainwright.operations import LABEL, RETRAIN, Label, Running
 
 PARENT = "TRAINWRIGHT_WORKER_PROCESS"  # the process whose end ends the runs that it started
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -65,6 +65,9 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
     for label in labels:
         if not LABEL.match(label):
             raise InputError(Fault("LABEL", f"{label!r} is no label", "Lower-case words joined by hyphens."))
+    if RETRAIN in labels and len(labels) > 1:
+        reason = f"{RETRAIN} holds its places while it waits for stages of other labels"
+        raise InputError(Fault("LABEL", reason, f"Start two workers: one for {RETRAIN}, one for the others."))
     from flows import deploy, pool
 
     pool.settle_worker()
@@ -83,7 +86,7 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
         raise MachineryError(f"the server at {os.environ['PREFECT_API_URL']} does not answer: {error}") from error
     if unmet:
         raise InputError(*(Fault("params.yaml", words, "Serve another label here.", field="labels") for words in unmet))
-    for label in sorted(set(labels) - running.served()):
+    for label in sorted(set(labels) - running.served() - {RETRAIN}):
         print(f"params.yaml sends no stage to {label}", flush=True)
     if os.geteuid() == 0:
         print("warning: this worker runs as root; give it an ordinary user outside of a container", file=sys.stderr)
@@ -130,7 +133,10 @@ def versions() -> dict[str, str]:
 
 
 def _limit(machine: Machine, needs: Mapping[str, Label]) -> int:
-    """How many stages at once: one, or as many as there are devices for."""
+    """How many stages at once: one, or as many as there are devices for. Of retrains, which mostly wait for their
+    stages, as many as there are processors, and two at least: a long one must not hold up another pipeline's tick."""
+    if RETRAIN in needs:
+        return max(2, machine.cpus)
     each = max(label.gpus for label in needs.values())
     return max(1, len(machine.devices) // each) if each else 1
 
