@@ -61,13 +61,13 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
     Raises InputError where no server is named, a label is none or this machine does not meet its needs, MachineryError
     where the server does not answer or Prefect's worker ends by itself.
     """
+    if RETRAIN in labels and len(labels) > 1:
+        reason = f"{RETRAIN} holds its places while it waits for stages of other labels"
+        raise InputError(Fault("LABEL", reason, f"Start two workers: one for {RETRAIN}, one for the others."))
     server.required(root)
     for label in labels:
         if not LABEL.match(label):
             raise InputError(Fault("LABEL", f"{label!r} is no label", "Lower-case words joined by hyphens."))
-    if RETRAIN in labels and len(labels) > 1:
-        reason = f"{RETRAIN} holds its places while it waits for stages of other labels"
-        raise InputError(Fault("LABEL", reason, f"Start two workers: one for {RETRAIN}, one for the others."))
     from flows import deploy, pool
 
     pool.settle_worker()

@@ -87,6 +87,38 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, old: str, new: str
     assert fault.row == line_of(new, content)
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "reason"),
+    [
+        ("dispatch: {training: GPU}", "", "label 'GPU' must be lower-case words joined by hyphens"),
+        ("dispatch: {training: retrain}", "", "the label 'retrain' is that of schedules"),
+        ("dispatch: {trainin: gpu}", "dispatch.trainin", "unknown key"),
+        ("labels: {gpu: {cuda: twelve}}", "labels.gpu.cuda", "string should match pattern"),
+        ("labels: {gpu: {gpu_memory_gb: -1}}", "labels.gpu.gpu_memory_gb", "input should be greater than 0"),
+        ("notifications: [{block: nobody}]", "notifications.0.block", "string should match pattern"),
+    ],
+)
+def test_where_stages_run_is_checked_at_the_same_door(tmp_path: Path, section: str, field: str, reason: str) -> None:
+    (fault,) = faults(tmp_path, f"{GOOD}\n{section}\n")
+    assert fault.field == field and fault.reason.startswith(reason), fault
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "reason"),
+    [
+        ("schedule: {cron: tonight}", "schedule.cron", "'tonight' is not five fields of cron"),
+        ('schedule: {cron: "61 2 * * *"}', "schedule.cron", "'61 2 * * *' is not five fields of cron"),
+        ('schedule: {cron: "0 2 * * *", timezone: Berlin}', "schedule.timezone", "'Berlin' is no time zone"),
+        ("publication: {rule: beter}", "publication.rule", "input should be 'non_inferior' or 'better'"),
+        ("publication: {margin: -1}", "publication.margin", "input should be greater than or equal to 0"),
+        ("retention: {versions: 1}", "retention.versions", "input should be greater than or equal to 2"),
+    ],
+)
+def test_when_and_how_a_pipeline_is_published_too(tmp_path: Path, line: str, field: str, reason: str) -> None:
+    (fault,) = faults(tmp_path, changed("    training: {retries", f"    {line}\n    training: {{retries"))
+    assert fault.field == f"operations.sample-qa.{field}" and fault.reason.startswith(reason), fault
+
+
 def test_a_wrong_word_is_answered_with_the_nearest_right_word(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, changed("format: squad", "format: squat"))
     assert fault.remedy == "Did you mean `squad`?"

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, Toy
 
 from flows import dvc, git, leases
-from flows.worker import Machine, look, serve
+from flows.worker import Machine, _limit, look, serve
 from trainwright.core.errors import InputError, MachineryError
 from trainwright.operations import Label, Running
 
@@ -86,9 +86,20 @@ def test_a_machine_without_gpus_does_not_meet_a_need_of_one() -> None:
     assert look().cpus >= 1
 
 
+def test_a_worker_of_retrains_serves_no_stages_and_runs_several_side_by_side(
+    tmp_path: Path,
+) -> None:
+    """A retrain holds its place while its stage waits for one: on one worker the two would wait for ever."""
+    with pytest.raises(InputError, match="Start two workers: one for retrain, one for the others"):
+        serve(tmp_path, ["retrain", "gpu"], Running(pipelines={}))
+    assert _limit(Machine(1, 8.0), {"retrain": Label()}) == 2
+    assert _limit(Machine(8, 8.0), {"retrain": Label()}) == 8
+    assert _limit(Machine(8, 8.0), {"cpu": Label()}) == 1
+
+
 def test_a_worker_says_that_it_needs_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(InputError, match=r"PREFECT_API_URL: unset.*Start one with `prefect server start`"):
+    with pytest.raises(InputError, match="PREFECT_API_URL unset: start one with"):
         serve(tmp_path, ["gpu"], Running(pipelines={}))
 
 
