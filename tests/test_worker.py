@@ -144,7 +144,7 @@ def test_an_entry_of_another_lock_is_merged_as_dvc_would_have_written_it(toy: To
     whole, entry = toy.read("dvc.lock"), project.entries(["second@toy"])["second@toy"]
     assert project.inputs("second@toy") == {"a": "first@toy"}
     assert project.sources("first@toy") == ["in.txt"]
-    toy.write("dvc.lock", dvc.lock_text(project.entries(["first@toy"])))
+    toy.write("dvc.lock", dvc.lock_of(project.entries(["first@toy"])))
     project.merge("second@toy", entry)
     assert toy.read("dvc.lock") == whole
     assert project.changes("second@toy") == []
