@@ -214,10 +214,11 @@ def write(root: Path, name: str, candidates: list[Candidate]) -> Path:
 
 
 def table(candidates: list[Candidate]) -> list[str]:
-    """The lines of the table for a terminal."""
+    """The lines of the table for a terminal: a column a base model, since there are more measures than models."""
     from trainwright.report import comparison
 
-    rows = comparison.rows([asdict(candidate) for candidate in candidates])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    columns = comparison.rows([asdict(candidate) for candidate in candidates])
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*lines, *(f"{c.base_model}: {c.failed}" for c in candidates if c.failed)]

@@ -33,7 +33,9 @@ def main(run: Run) -> None:
     checkpoint_folder = run.layout.checkpoints / checkpoints.key(identity)
     with layout.writing(run.layout.stage("training")) as folder:
         part = tasks.load(run.params.task, "model")
-        print(f"training: {len(data['train']):,} examples, up to {run.params.training.epochs} epochs", flush=True)
+        epochs = run.params.training.epochs
+        most = f"up to {epochs} epochs" if epochs > 1 else "1 epoch"
+        print(f"training: {len(data['train']):,} examples, {most}", flush=True)
         settings = part.settings(json.loads((features / "learned.json").read_text(encoding="utf-8")))
         job = Job(
             part,
@@ -54,9 +56,10 @@ def main(run: Run) -> None:
         tokenizer.save_pretrained(model)
         write_facts(trained.facts, folder / "facts.json")
         facts = trained.facts
+        threads = f"{facts['threads']} threads" if facts["threads"] > 1 else "1 thread"
         print(
             f"training: best at step {facts['best_step']} of {facts['steps']} "
-            f"(validation loss {facts['best_loss']:.3f}), in {facts['precision']} on {facts['threads']} threads",
+            f"(validation loss {facts['best_loss']:.3f}), in {facts['precision']} on {threads}",
             flush=True,
         )
     checkpoints.forget(run.layout.checkpoints)

@@ -109,3 +109,38 @@ def test_a_killed_adapter_training_resumes_to_the_same_weights(tiny, tmp_path): 
     resumed = run_training(tiny, tmp_path / "killed", LORA)
     assert digest(resumed.weights / "adapter_model.safetensors") == digest(whole.weights / "adapter_model.safetensors")
     assert resumed.facts == whole.facts
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+@pytest.mark.parametrize("auto_class", ["AutoModelForMaskedLM", "AutoModelForTokenClassification"])
+def test_whole_weights_are_those_of_the_adapter_over_its_base_where_weights_are_tied(auto_class, family, tmp_path):
+    """An encoder's new head for filling in words decodes with the embeddings."""
+    import torch
+    import transformers
+
+    from trainwright.engine import adapters, prediction
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    base, folder, weights = (tmp_path / name for name in ("base", "model", "weights"))
+    getattr(transformers, f"{family}Model")(config).save_pretrained(base)
+    model, new = prediction.load_base(auto_class, base, base)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    trained = adapters.add(model, new, Lora())
+    for name, weight in trained.named_parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight)
+            assert "decoder" not in name
+            assert "lora_" in name or ".encoder." not in name
+    trained.save_pretrained(weights)
+    adapters.keep(weights, folder, "folder:elsewhere")
+    over_base = adapters.load(auto_class, folder, base)
+    over_base.save_pretrained(folder)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected = trained.eval()(input_ids=ids).logits
+        for found in (over_base, prediction.load_model(auto_class, folder)):
+            torch.testing.assert_close(found.eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from flows.comparison import Candidate, table
 from trainwright.core.yaml_file import read_yaml
 from trainwright.report import comparison
 
@@ -128,6 +129,7 @@ def test_a_model_from_scratch_and_another_pipelines_stand_side_by_side_with_a_te
     section = document["pipelines"]["qa"]
     empty = {name: {} for name in ("ingestion", "cleaning", "augmentation", "evaluation", "report")}
     gates = {name: {} for name in section["gates"]} | {"training": {"min_loss_drop": -5.0}}
+    gates["postprocessing"] = {"max_predicted_share": 1.0}  # models this small name one topic for all
     topics = {"language": "en", "after": "none", **empty, **TOPICS, "gates": gates}
     taught = {**topics["training"], "teacher": "pipeline:teacher"}
     document["pipelines"] |= {"teacher": topics, "student": {**topics, "after": "teacher", "training": taught}}
@@ -171,3 +173,16 @@ def test_what_was_not_measured_is_said_to_be_and_a_failure_has_its_words():
     page = comparison.render("qa", [RECORD, failed])
     assert "The training gate refused." in page
     assert "folder:&lt;b&gt;" in page and "<b>" not in page
+
+
+def test_a_terminal_has_a_line_a_measure_and_a_column_a_base_model():
+    names = ("base_model", "experiment", "failed", "scores", *NOTHING)
+    one = Candidate(**{name: RECORD[name] for name in names})
+    two = Candidate(
+        **{**{name: RECORD[name] for name in names}, **NOTHING, "base_model": "folder:two", "failed": "No."}
+    )
+    lines = table([one, two])
+    assert lines[0].split() == ["base", "model", "folder:one", "folder:two"]
+    assert lines[1] == "exact match  40.0 (30.0 to 50.0)          40.0 (30.0 to 50.0)"
+    assert lines[-2:] == ["memory       700 MB                       not measured", "folder:two: No."]
+    assert max(map(len, lines)) < 80

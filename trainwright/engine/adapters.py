@@ -20,7 +20,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 def add(model: Any, new: list[str], params: Lora) -> Any:
     """The model with an adapter on every linear layer, and with its new modules (`new`: names of the parameters that
-    the base model had no weights for) to be trained whole."""
+    the base model had no weights for) to be trained whole. A new parameter beside one that is tied to another (the
+    bias beside a decoder that is the embeddings) stays as it is: a copy trained apart would be lost in whole weights,
+    which are tied again.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -34,15 +37,16 @@ def add(model: Any, new: list[str], params: Lora) -> Any:
 
 
 def _modules(model: Any, new: list[str]) -> list[str]:
-    """The outermost modules that hold nothing but new parameters, by the last part of their names, as peft wants."""
-    names = [name for name, _ in model.named_parameters()]
+    """The outermost modules that hold nothing but new parameters; by their whole names, of which peft takes every
+    module whose own name ends so: "dense" would be any of them."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     fresh, found = set(new), set()
     for name in fresh:
         parts = name.split(".")
         for depth in range(1, len(parts)):
             prefix = ".".join(parts[:depth]) + "."
             if {other for other in names if other.startswith(prefix)} <= fresh:
-                found.add(parts[depth - 1])
+                found.add(prefix.removesuffix("."))
                 break
     return sorted(found)
 

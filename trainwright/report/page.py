@@ -188,7 +188,7 @@ def _learning(training: dict[str, Any]) -> str:
     """The training in one sentence, of what is known of it."""
     known_facts = {k: v for k, v in {**training, "best_epoch": best_epoch(training)}.items() if v is not None}
     said = [
-        ("epochs", "{:g} epochs"),
+        ("epochs", "{:g} epoch" if known_facts.get("epochs") == 1 else "{:g} epochs"),
         ("steps", "{:,} optimizer steps"),
         ("best_step", "best weights at step {:,}"),
         ("best_epoch", "the end of epoch {:g}"),
