@@ -28,8 +28,7 @@ def cleaning(rows: pa.Table, params: Cleaning, task: "Rows") -> Cleaned:
     cleaned = clean_rows(rows, task.TEXTS, params)
     if not params.duplicates:
         return cleaned
-    identities = tables.content_hash(cleaned.rows, list(task.IDENTITY))
-    unique = _drop_repeated(cleaned.rows, repeated(identities, preference(cleaned.rows["split"])))
+    unique = drop(cleaned.rows, repeated(*_compared(cleaned.rows, task)))
     return Cleaned(unique.rows, pa.concat_tables([cleaned.dropped, unique.dropped]))
 
 
@@ -40,20 +39,19 @@ def stream(batches: Iterable[pa.Table], params: Cleaning, task: "Rows", folder: 
     cleaned rows wait in a file aside until all are known.
     """
     aside, path = folder / "aside.parquet", folder / "rows.parquet"
-    dropped, identities, preferences = [tables.DROPPED.empty_table()], [], []
+    dropped, compared = [tables.DROPPED.empty_table()], []
     with tables.writer(aside, task.SCHEMA) as file:
         for batch in batches:
             cleaned = clean_rows(batch, task.TEXTS, params)
             file.write_table(cleaned.rows)
             dropped.append(cleaned.dropped)
-            identities.append(tables.content_hash(cleaned.rows, list(task.IDENTITY)))
-            preferences.append(preference(cleaned.rows["split"]))
-    if params.duplicates and identities:
-        repeats = repeated(np.concatenate(identities), np.concatenate(preferences))
+            compared.append(_compared(cleaned.rows, task))
+    if params.duplicates and compared:
+        reasons = repeated(*(np.concatenate(parts) for parts in zip(*compared, strict=True)))
         with tables.writer(path, task.SCHEMA) as file:
             for batch in tables.batches(aside):
-                unique = _drop_repeated(batch, repeats[: batch.num_rows])
-                repeats = repeats[batch.num_rows :]
+                unique = drop(batch, reasons[: batch.num_rows])
+                reasons = reasons[batch.num_rows :]
                 file.write_table(unique.rows)
                 dropped.append(unique.dropped)
         aside.unlink()
@@ -64,8 +62,12 @@ def stream(batches: Iterable[pa.Table], params: Cleaning, task: "Rows", folder: 
     return everything
 
 
-def _drop_repeated(rows: pa.Table, repeats: Any) -> Cleaned:
-    return drop(rows, np.where(repeats, "duplicate", "").astype(object))
+def _compared(rows: pa.Table, task: "Rows") -> tuple[Any, Any, Any]:
+    """What tells whether rows repeat one another: their identity, which is preferred, and their gold."""
+    spans = [name for text in task.TEXTS for name in (text.starts, *text.labels) if name]
+    gold = [*spans, *(name for name in task.GOLD if name in rows.column_names and name not in spans)]
+    identities = tables.content_hash(rows, list(task.IDENTITY))
+    return identities, preference(rows["split"]), tables.content_hash(rows, gold) if gold else identities
 
 
 def main(run: process.Run) -> None:

@@ -1,5 +1,6 @@
 """Cleaning mends texts, moves answers along and says which rows it dropped and why."""
 
+import json
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stages.cleaning import cleaning, stream
+from trainwright import sources
 from trainwright.core import tasks
-from trainwright.core.params import Cleaning
+from trainwright.core.params import Cleaning, Source
 from trainwright.rows import tables
 from trainwright.rows.columns import Text
 from trainwright.text.cleaning import clean_text
@@ -59,6 +61,7 @@ class Choosing:
 
     TEXTS = (Text("context", optional=True), Text("choices"))
     IDENTITY = ("context", "choices")
+    GOLD: tuple[str, ...] = ()
 
 
 def test_a_list_of_texts_is_cleaned_one_by_one_and_a_row_with_an_empty_one_is_dropped() -> None:
@@ -186,6 +189,45 @@ def test_the_first_of_rows_that_become_equal_stays() -> None:
     assert cleaning(rows, Cleaning(duplicates=False), QA).rows.num_rows == 3
 
 
+ONE = {"text": "It floats.", "label": "wood"}
+SAID_TWICE = [  # of every task that has gold: a row, and what else could be said of it
+    ("classification", ONE, {**ONE, "label": "cork"}),
+    ("classification", {"text": "a", "labels": ["x", "y"]}, {"text": "a", "labels": ["x"]}),
+    ("classification", {"text": "a", "value": 1.0}, {"text": "a", "value": 2.0}),
+    (
+        "ner",
+        {"text": "Ada left.", "spans": [{"start": 0, "end": 3, "label": "PER"}]},
+        {"text": "Ada left.", "spans": [{"start": 0, "end": 3, "label": "ORG"}]},
+    ),
+    (
+        "multiple_choice",
+        {"question": "Which?", "choices": ["this", "that"], "answer": 0},
+        {"question": "Which?", "choices": ["this", "that"], "answer": 1},
+    ),
+    (
+        "qa",
+        {"context": "Ada met Bo.", "question": "Who?", "answer": "Ada"},
+        {"context": "Ada met Bo.", "question": "Who?", "answer": "Bo"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "one", "other"), SAID_TWICE)
+def test_a_duplicate_of_which_something_else_is_said_is_named_apart(task, one, other, tmp_path: Path) -> None:
+    lines = [json.dumps({**row, "id": str(n)}) + "\n" for n, row in enumerate((one, one, other))]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    part = tasks.load(task, "rows")
+    table = sources.read(Source(uri="a.jsonl", format="jsonl"), tmp_path, part.COLUMNS)
+    rows, faults = part.from_source(table, "a.jsonl")
+    assert not faults
+    expected = {"1": "duplicate", "2": "duplicate that says otherwise"}
+    assert dropped(cleaning(rows, ALL, part)) == expected
+    (tmp_path / "out").mkdir()
+    stream((rows.slice(i, 1) for i in range(3)), ALL, part, tmp_path / "out")
+    found = tables.read(tmp_path / "out" / "dropped.parquet").to_pylist()
+    assert {row["id"]: row["reason"] for row in found} == expected
+
+
 def test_a_test_row_never_loses_to_a_training_row() -> None:
     same = {"context": "Iron rusts.", "question": "What rusts?"}
     rows = qa_rows(*[{"id": str(s), "split": s, **same} for s in (None, "train", "validation", "test", "test")])
@@ -197,8 +239,8 @@ def test_a_test_row_never_loses_to_a_training_row() -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["test", "validation", "train", None])), max_size=20))
 def test_one_row_of_each_identity_stays(rows: list[tuple[int, str | None]]) -> None:
     identities = np.array([identity for identity, _ in rows], dtype=np.uint64)
-    repeats = repeated(identities, preference(pa.chunked_array([[s for _, s in rows]], pa.string())))
-    kept = identities[~repeats].tolist()
+    reasons = repeated(identities, preference(pa.chunked_array([[s for _, s in rows]], pa.string())), identities)
+    kept = identities[reasons == ""].tolist()
     assert sorted(kept) == sorted(set(identities.tolist()))
 
 
