@@ -69,7 +69,7 @@ def test_the_same_model_twice_is_refused_at_most_once_in_twenty_times(
     groups: int, count: int, same: float, margin: float
 ) -> None:
     passed, _ = decided(outcomes(groups, count, 2, same=same), Publication(margin=margin))
-    assert 1 - passed.mean() <= 0.05
+    assert passed.mean() >= 0.95
 
 
 @pytest.mark.parametrize("groups, count", SIZES)
@@ -95,7 +95,7 @@ def test_the_best_of_many_equal_models_is_no_bar_for_one_as_good() -> None:
     for place, number in enumerate(best):  # the best stands second, the champion last
         moved[[1, number], :, place] = moved[[number, 1], :, place]
     passed, _ = decided(moved, Publication(), rivals=(1, 10), versions=10)
-    assert 1 - passed.mean() <= 0.05
+    assert passed.mean() >= 0.95
     naive, _ = decided(moved, Publication(), rivals=(1, 10), versions=1)
     assert 1 - naive.mean() > 0.05
 

@@ -30,7 +30,7 @@ from trainwright.scoring.intervals import Score, together
 Floats = NDArray[np.float64]
 
 POWER = 0.9  # how often a loss must be caught for the set to be called able to show it
-FALSE_ALARMS = 0.04  # how often, at most, a model that is as good is refused: 5%, less what estimated errors cost
+FALSE_ALARMS = 0.03  # how often, at most, a model that is as good is refused: 5%, less what estimated errors cost
 MARGIN = 2.0  # points; percent of the score in use where it is not in points
 TELLING = 3.0  # a loss, likewise, that a test set must be able to show, or it is too small to tell
 SEED = 0
