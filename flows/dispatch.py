@@ -6,6 +6,7 @@ DVC remote. Import this only once Prefect's API is ready (flows/server.py).
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
 from flows import dvc, git, pool, worker
-from flows.remote_stage import ARTIFACT, ASKED, BEAT, LOGGER, SILENCE, WORKS, Pulse, Result
+from flows.remote_stage import ARTIFACT, ASKED, BEAT, LOGGER, WORKS, Pulse, Result
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, write_file
 from trainwright.operations import Label, Running
@@ -31,6 +32,7 @@ POLL = 1.0  # seconds between two looks at the run
 TOLD = 15.0  # seconds between two words on why it waits
 NOBODY = 40.0  # seconds without a worker of the label, after which there is none
 ABSENT = 10.0  # seconds without a look at its queue, after which a worker is away
+SILENCE = 30.0  # seconds without a sign of life, while the server answers, after which a worker is dead
 STARTING = 120.0  # seconds that a worker has to start a run that it took
 AWAY = 600.0  # seconds that the server may be away
 ENDING = 30.0  # seconds that a cancelled run has to end
@@ -112,6 +114,27 @@ def _travelling(project: dvc.Project, stage: str) -> Iterator[tuple[str, str]]:
             git.push(project.root, {ref: ("", commit)})
 
 
+@contextmanager
+def _asking(run: UUID) -> Iterator[None]:
+    """Give signs of life on a flow run while the block runs, from a thread that nothing else holds up."""
+    end = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        with pool.client() as api:
+            while not end.wait(BEAT):
+                with suppress(TransportError, PrefectHTTPStatusError):  # the next one may get through
+                    api.update_flow_run_labels(run, {ASKED: (count := count + 1)})
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 class _Journey:
     """One stage on its way: a worker found, the stage sent, watched, and its result read.
 
@@ -141,20 +164,18 @@ class _Journey:
         except PrefectHTTPStatusError as error:
             raise MachineryError(f"the server does not take the run: {error.response.text}") from error
         try:
-            return self._result(self._until_final(made.id, seconds))
+            with _asking(made.id):
+                return self._result(self._until_final(made.id, seconds))
         except BaseException as error:
             self._cancel(made.id, str(error))
             raise
 
     def _until_final(self, run: UUID, seconds: float) -> FlowRun:
-        works, began, beats, beaten, away = Pulse(), 0.0, 0, float("-inf"), 0.0
+        works, began, away = Pulse(), 0.0, 0.0
         relayed: set[UUID] = set()
         while True:
             now = time.monotonic()
             try:
-                if now - beaten > BEAT:
-                    beats, beaten = beats + 1, now
-                    self.api.update_flow_run_labels(run, {ASKED: beats})
                 seen = self.api.read_flow_run(run)
                 state, labels = seen.state or State(type=StateType.PENDING), seen.labels or {}
                 if state.is_running() or state.is_final():

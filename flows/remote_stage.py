@@ -29,8 +29,11 @@ from trainwright.core import params, process
 from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
 from trainwright.core.layout import Layout
 
-BEAT = 3.0  # seconds between two signs of life, each way
-SILENCE = 60.0  # seconds without one, while the server answers, after which the other side is dead
+BEAT = 1.0  # seconds between two signs of life, each way
+# Seconds without one after which whoever asked is dead. That few, since an orphan holds a device that others wait for,
+# while an error of ours costs little: a training keeps a checkpoint, and who asked for it tries again.
+ORPHANED = 5.0
+SLOW = 1.0  # seconds of a server's answer, over which a sign of life that is late may be the server's doing
 ASKED, WORKS = "trainwright.asked", "trainwright.works"  # the labels of a flow run in which signs of life are counted
 ARTIFACT = "trainwright-stage"
 LOGGER = "prefect.flow_runs.stage"  # under which the stage's own lines stand in the run's log
@@ -109,16 +112,19 @@ class _Watch:
         asked, count = Pulse(), 0
         with pool.client() as api:
             while not self._end.is_set() and not self.why:
+                began = time.monotonic()
                 try:
                     api.update_flow_run_labels(self._run, {WORKS: (count := count + 1)})
                     seen = api.read_flow_run(self._run)
                 except HTTPError:  # a server that is away says nothing of who waits
                     asked.restart()
                 else:
+                    if time.monotonic() - began > SLOW:
+                        asked.restart()
                     if seen.state and (seen.state.is_cancelling() or seen.state.is_final()):
                         self.cancelled, self.why = True, f"the run was ended: {seen.state.name}"
-                    elif asked.still((seen.labels or {}).get(ASKED)) > SILENCE:
-                        self.why = f"who asked for it has given no sign of life for {SILENCE:.0f} s"
+                    elif asked.still((seen.labels or {}).get(ASKED)) > ORPHANED:
+                        self.why = f"who asked for it has given no sign of life for {ORPHANED:.0f} s"
                 self._end.wait(BEAT)
 
 

@@ -323,7 +323,7 @@ def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: 
             if killed != "worker":
                 os.kill(engine, signal.SIGKILL)
         for process in [stage] if killed == "orchestrator" else [stage, engine]:
-            wait(lambda pid=process: not Path(f"/proc/{pid}").exists(), 240, f"{process} goes on")
+            wait(lambda pid=process: not Path(f"/proc/{pid}").exists(), 10, f"{process} goes on")
         said, _ = run.communicate(timeout=240)
         wait(lambda: world.newest()["state_type"] in ("CRASHED", "CANCELLED", "FAILED"), 60, "the run has no end")
     finally:
