@@ -7,11 +7,11 @@ In one run, over the same features of that pipeline, in batches of the size that
   engine   trainwright.engine.training.train: batches of similar length, the precision this machine has, with
            logging, a validation of one batch and a checkpoint at the end
   bare     a plain torch loop over the very same batches, in the same precision
-  script   a plain torch loop in float32 over batches as transformers' example script for the task makes them by
-           default (examples/pytorch): in random order, padded to a fixed length (run_qa, run_glue), padded to the
-           longest of the batch (run_ner, run_swag, run_translation), or all texts joined and cut into blocks, the
-           last part left out (run_mlm, run_clm)
-  unpacked for `clm` alone: every text by itself, in random order, padded to the longest of the batch
+  script   transformers' Trainer with its defaults over batches as its example script for the task makes them by
+           default (examples/pytorch): 8 examples in random order and float32, padded to a fixed length (run_qa,
+           run_glue), padded to the longest of the batch (run_ner, run_swag, run_translation), or all texts joined and
+           cut into blocks, the last part left out (run_mlm, run_clm)
+  unpacked for `clm` alone, the bare loop over every text by itself, in random order, padded to the longest of the batch
 Each reads the model, trains and saves it; what is counted is the tokens of texts that went in, for padding is no work
 done. They take turns, twice, so that a machine that slows down slows all of them, and what is counted is processor
 seconds, so that other work on a shared machine does not count: give it one thread (OMP_NUM_THREADS=1).
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ class Case:
     features: pa.Table
     batch: int
     scratch: bool
+
+    @property
+    def positions(self) -> int:
+        """The longest text that the model reads, in tokens."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.base, local_files_only=True)
+        return int(config.max_position_embeddings)
 
     @property
     def tokens(self) -> int:
@@ -130,21 +139,50 @@ def collated(case: Case, features: Any, order: NDArray[np.int64]) -> list[Batch]
     return [case.part.collate(features.__getitems__(rows.tolist()), case.tokenizer, True) for rows in parts]
 
 
-def script(case: Case) -> list[Batch]:
-    """The batches that the example script makes by default."""
-    if case.task in JOINED:
-        texts = case.features["input_ids"].combine_chunks().flatten().to_numpy()
-        length = min(JOINED[case.task], case.tokenizer.model_max_length)
-        blocks = texts[: len(texts) // length * length].reshape(-1, length).astype(np.int64)
-        rows = np.random.default_rng(0).permutation(len(blocks))
-        width = max(1, round(case.batch * _longest(case) / length))  # as many tokens a batch as ours have
-        make = _masked if case.task == "mlm" else _shifted
-        return [make(case, blocks[rows[start : start + width]]) for start in range(0, len(rows), width)]
-    from trainwright.engine.batching import FeatureTable
+def script(case: Case) -> float:
+    """Processor seconds of transformers' Trainer over the features, set up as the example script sets it up by
+    default."""
+    import torch
+    import transformers
 
-    features = FeatureTable(case.features)
-    batches = collated(case, features, np.random.default_rng(0).permutation(len(features)))
-    return [_full(batch, FIXED[case.task]) for batch in batches] if case.task in FIXED else batches
+    from trainwright.engine.batching import FeatureTable
+    from trainwright.engine.prediction import load_model
+
+    features: Any = FeatureTable(case.features)
+    collate = partial(_collated, case)
+    if case.task in JOINED:
+        features = blocks(case)
+        collate = transformers.default_data_collator
+        if case.task == "mlm":
+            collate = transformers.DataCollatorForLanguageModeling(case.tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=1,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        model = load_model(case.part.AUTO_CLASS, case.base, case.settings, case.scratch)
+        trainer = transformers.Trainer(model=model, args=arguments, train_dataset=features, data_collator=collate)
+        trainer.train()
+        trainer.save_model()
+        return time.process_time() - began
+
+
+def _collated(case: Case, rows: list[Batch]) -> Batch:
+    batch: Batch = case.part.collate(rows, case.tokenizer, True)
+    return _full(batch, FIXED[case.task]) if case.task in FIXED else batch
+
+
+def blocks(case: Case) -> list[Batch]:
+    """All texts joined and cut into blocks, the last part left out."""
+    texts = case.features["input_ids"].combine_chunks().flatten().to_numpy().astype(np.int64)
+    length = min(JOINED[case.task], case.tokenizer.model_max_length, case.positions)
+    cut = texts[: len(texts) // length * length].reshape(-1, length)
+    return [{"input_ids": block, "attention_mask": np.ones_like(block), "labels": block} for block in cut]
 
 
 def unpacked(case: Case) -> list[Batch]:
@@ -163,23 +201,6 @@ def unpacked(case: Case) -> list[Batch]:
     return batches
 
 
-def _longest(case: Case) -> int:
-    return max(map(len, case.features["input_ids"].to_pylist()))
-
-
-def _shifted(case: Case, blocks: NDArray[np.int64]) -> Batch:  # noqa: ARG001
-    import torch
-
-    ids = torch.from_numpy(blocks)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
-
-
-def _masked(case: Case, blocks: NDArray[np.int64]) -> Batch:
-    from transformers import DataCollatorForLanguageModeling
-
-    return dict(DataCollatorForLanguageModeling(case.tokenizer)([{"input_ids": block} for block in blocks.tolist()]))
-
-
 def _full(batch: Batch, length: int) -> Batch:
     """The batch with its token columns padded to `length`."""
     import torch
@@ -191,17 +212,16 @@ def _full(batch: Batch, length: int) -> Batch:
 
 def measure(case: Case, precision: str, without: Sequence[str]) -> dict[str, float]:
     """Tokens a processor second of each way that is not left out."""
-    bare, ways = similar(case), {"script": script(case)}
-    if case.task == "clm":
-        ways["unpacked"] = unpacked(case)
-    joined = sum(batch["input_ids"].numel() for batch in ways["script"])
-    done = {"script": joined if case.task in JOINED else case.tokens}
-    turns: dict[str, Callable[[], float]] = {
+    ways: dict[str, Callable[[], float]] = {
         "engine": lambda: engine(case),
-        "bare": lambda: loop(case, bare, precision),
-        **{name: lambda batches=batches: loop(case, batches, "float32") for name, batches in ways.items()},
+        "bare": lambda: loop(case, similar(case), precision),
+        "script": lambda: script(case),
     }
-    return {name: done.get(name, case.tokens) / turn() for name, turn in turns.items() if name not in without}
+    if case.task == "clm":
+        ways["unpacked"] = lambda: loop(case, unpacked(case), "float32")
+    joined = sum(len(block["input_ids"]) for block in blocks(case)) if case.task in JOINED else 0
+    done = {"script": joined or case.tokens}
+    return {name: done.get(name, case.tokens) / way() for name, way in ways.items() if name not in without}
 
 
 def main() -> None:
