@@ -177,6 +177,7 @@ def test_scores_of_a_hand_worked_case_say_what_is_undefined():
     assert [row["exact"] for row in each] == [0.0, 0.0, 1.0]
     assert np.isnan(each[2]["f1"])
     assert each[1]["confidence"] == pytest.approx(0.6)
+    assert np.isnan(each[2]["confidence"])  # it found nothing, and is not sure of that by anything
     assert each[0]["gold"][1] == {"start": 8, "end": 10, "label": "PER", "text": "Bo"}
 
 

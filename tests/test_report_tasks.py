@@ -502,3 +502,11 @@ def test_the_hubs_names_of_scores_are_used(classification: facts.Facts) -> None:
 
 def test_a_unit_that_no_split_states_is_points() -> None:
     assert wording.kind({"test": {"f1": score(1, 1)}}, "f1") == {"unit": "points", "better": "higher"}
+
+
+def test_a_score_that_has_no_value_is_told_apart_from_one_that_nobody_computed():
+    nothing = {"value": None, "low": None, "high": None}
+    metrics = {"test": {"count": 3, "f1": nothing, "HasAns": {"count": 0, "f1": None}}, "validation": {"count": 2}}
+    rows = {(row["split"], row["group"]): row["cells"][0]["words"] for row in results.score_rows(metrics, ["f1"])}
+    assert rows["test", ""] == rows["test", "HasAns"] == "undefined"
+    assert rows["validation", ""] == "not computed"

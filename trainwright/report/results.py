@@ -71,19 +71,24 @@ def score_rows(metrics: dict[str, Any], names: list[str]) -> list[dict[str, Any]
             if isinstance(value, dict) and "count" in value and not wording.is_score(value)
         }
         for group, value in {"": scores, **groups}.items():
-            cells = [(cell(value, name), kinds[name]) for name in names]
-            said = [
-                {**score, "words": wording.number(score["value"], unit), "interval": wording.bounds(score, unit)}
-                for score, unit in cells
-            ]
+            said = [{**cell(value, name), **_words(value, name, kinds[name])} for name in names]
             rows.append({"split": split, "group": group, "count": value.get("count"), "cells": said})
     return rows
+
+
+def _words(scores: dict[str, Any], name: str, unit: str) -> dict[str, str]:
+    """A score and its interval in words: one that was computed and is none, as the precision of nothing, is
+    undefined."""
+    score = cell(scores, name)
+    undefined = score["value"] is None and name in scores
+    words = wording.UNDEFINED if undefined else wording.number(score["value"], unit)
+    return {"words": words, "interval": wording.bounds(score, unit)}
 
 
 def _card(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     kind = wording.kind(metrics, name)
     found = {split: cell(metrics.get(split), name) for split in SPLITS}
-    words = {split: wording.number(score["value"], kind["unit"]) for split, score in found.items()}
+    words = {split: _words(metrics.get(split) or {}, name, kind["unit"])["words"] for split in SPLITS}
     interval = wording.bounds(found["test"], kind["unit"])
     values = [value for split in ("test", "untrained") for value in found[split].values() if value is not None]
     scale = scale_of(values, kind["unit"])

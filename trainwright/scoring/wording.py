@@ -20,6 +20,7 @@ from typing import Any
 SPLITS = ("test", "validation", "untrained")
 POINTS = "points"
 BOUNDS = ("value", "low", "high")
+UNDEFINED = "undefined"
 NOT_CLASSES = ("slices", "confusion")
 LABELS = {
     "exact": "exact match",
@@ -106,7 +107,7 @@ def bounds(score: Mapping[str, Any], unit: str = POINTS) -> str:
 def said(score: Mapping[str, Any], unit: str = POINTS) -> str:
     """ "12.3 (11.9 to 12.8)", "1.884 nats (1.860 to 1.911)", "undefined"."""
     if score["value"] is None:
-        return "undefined"
+        return UNDEFINED
     interval = bounds(score, unit)
     name = "" if unit in (POINTS, "perplexity") else f" {unit}"
     return number(score["value"], unit) + name + (f" ({interval})" if interval else "")

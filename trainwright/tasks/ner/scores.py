@@ -33,14 +33,14 @@ ENTITY_LENGTHS = ((1, "1"), (2, "2"), (3, "3"), (None, "4 or more"))
 
 def each(rows: pa.Table, predictions: pa.Table, language: str) -> pa.Table:  # noqa: ARG001
     """Of every row its id, whether all its entities are right, its F1 (0 to 1; NaN where there is no entity), its
-    prediction, how sure of it the model was (its least sure entity) and the gold entities."""
+    prediction, how sure of it the model was (its least sure entity; NaN where it found none) and the gold entities."""
     kinds, gold, found = _both(rows, predictions)
     sums = entities.sums(gold, found, rows.num_rows, max(len(kinds), 1))
     f1, totals = entities.f1(sums) / 100, sums.reshape(rows.num_rows, -1, 3).sum(axis=1)
     exact = ((totals[:, 0] == totals[:, 1]) & (totals[:, 0] == totals[:, 2])).astype(np.float64)
-    least = np.ones(rows.num_rows)
+    least = np.full(rows.num_rows, np.nan)
     flat = spans.whole(predictions["prediction"]).flatten()
-    np.minimum.at(least, found.row, pc.struct_field(flat, "probability").to_numpy(zero_copy_only=False))
+    np.fmin.at(least, found.row, pc.struct_field(flat, "probability").to_numpy(zero_copy_only=False))
     return pa.table(
         {
             "id": rows["id"],
