@@ -103,7 +103,9 @@ def test_smoothing_changes_what_is_trained_and_not_what_is_measured(tiny, tmp_pa
     from trainwright.core.params import Evaluation
     from trainwright.engine.prediction import load_model, raw_outputs
 
-    settings = Training(epochs=1, batch_size=8, learning_rate=3e-3, early_stopping=0, label_smoothing=0.2)
+    settings = Training(
+        epochs=1, batch_size=8, learning_rate=3e-3, early_stopping=0, label_smoothing=0.2, precision="float32"
+    )
     smoothed = run_training(tiny, tmp_path / "smoothed", settings)
     plain = run_training(tiny, tmp_path / "plain", settings.model_copy(update={"label_smoothing": 0.0}))
     assert smoothed.facts["first_loss"] != plain.facts["first_loss"]
