@@ -121,6 +121,7 @@ class Label(Section):
 
     Memory in GB (10^9 bytes): of one GPU, and of the machine. `cuda` is the least version of CUDA of the driver.
     `devices` is how many GPUs one stage gets, and it sees no other; where it is not said, one if a need speaks of GPUs.
+    A training divides its steps among all that it sees.
     """
 
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None

@@ -53,6 +53,14 @@ class MachineryError(TrainwrightError):
     exit_code = 3
 
 
+class ChildError(MachineryError):
+    """A process that a stage had started has ended badly: its words, and its exit code."""
+
+    def __init__(self, words: str, exit_code: int) -> None:
+        super().__init__(words)
+        self.exit_code = exit_code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A remedy for a wrong word: the nearest right one, or all that there are."""
     listed = list(known)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from trainwright.core import certificate, layout, params
 from trainwright.core.errors import Fault, InputError, TrainwrightError
@@ -21,6 +22,7 @@ PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CODE = "TRAINWRIGHT_CODE"  # the folder whose code stages must run: an installed package is another checkout's
 TERMINATED = 143  # 128 + SIGTERM
+RANKS = "TRAINWRIGHT_RANKS"  # set for the processes among which a stage divides its work: the folder of their words
 TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
 
 
@@ -60,6 +62,16 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = No
         os.kill(os.getpid(), by)
 
 
+def rank() -> int | None:
+    """This process's number among those that a stage divides its work among; None in the stage's own process."""
+    return int(os.environ["RANK"]) if RANKS in os.environ else None
+
+
+def words_of(rank: int) -> Path:
+    """Why that process failed, and with what exit code: left for the stage's own, which alone tells the user."""
+    return Path(os.environ[RANKS]) / f"{rank}.json"
+
+
 def stage(name: str, main: Callable[[Run], None]) -> None:
     """Run `main` as the process of stage `name`: `python -m stages.<name> PIPELINE`, from the project's root.
 
@@ -78,34 +90,37 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
         sys.exit(3)
     pipeline = sys.argv[-1]
     run_layout = Layout(Path.cwd(), pipeline)
-    failure = run_layout.failure(name)
+    this = rank()
+    failure = run_layout.failure(name) if this is None else words_of(this)
     failure.unlink(missing_ok=True)
     started = time.time()
+
+    def end(exit_code: int, words: str, said: str) -> NoReturn:
+        _fail(failure, exit_code, words)
+        if this is None:
+            print(said, file=sys.stderr, flush=True)
+        sys.exit(exit_code)
+
     try:
         run = Run(run_layout, params.load(run_layout.params).pipeline(pipeline))
         main(run)
     except TrainwrightError as error:
-        _fail(failure, error.exit_code, str(error))
-        print(error, file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        end(error.exit_code, str(error), str(error))
     except OSError as error:  # a full disk, a missing right: the user's to mend, so no traceback
-        _fail(failure, 3, str(error))
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
-        sys.exit(3)
+        end(3, str(error), f"{name}: {error}")
     except Terminated as error:
-        _fail(failure, TERMINATED, str(error))
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
-        sys.exit(TERMINATED)
+        end(TERMINATED, str(error), f"{name}: {error}")
     except KeyboardInterrupt:  # plain `dvc repro` shares a terminal, and its Ctrl-C, with the stage
         words = "interrupted; nothing half-written is left, and the next run does this stage again"
-        _fail(failure, INTERRUPTED, words)
-        print(f"{name}: {words}", file=sys.stderr, flush=True)
-        sys.exit(INTERRUPTED)
+        end(INTERRUPTED, words, f"{name}: {words}")
     except BaseException:
         _fail(failure, 3, traceback.format_exc())
+        if this is not None:  # the stage's own process shows it
+            sys.exit(3)
         raise
-    timing = {"started": started, "seconds": time.time() - started, "machine": platform.node()}
-    layout.write_file(run_layout.timing(name), json.dumps(timing) + "\n")
+    if this is None:
+        timing = {"started": started, "seconds": time.time() - started, "machine": platform.node()}
+        layout.write_file(run_layout.timing(name), json.dumps(timing) + "\n")
 
 
 def _fail(path: Path, exit_code: int, message: str) -> None:

@@ -105,6 +105,37 @@ class SimilarLengths:
         return np.concatenate([batches.ravel(), rest])
 
 
+class MicroBatches:
+    """The micro-batches of an epoch that one of `processes` computes, as lists of indices.
+
+    A step is the next `rows` indices of `order`, whoever computes them. It is divided as evenly as can be into `parts`
+    (a multiple of `processes`) micro-batches, of which process r takes r, r + processes, …. The epoch's last step may
+    have fewer rows and is divided likewise, so that all processes have equally many; of few rows some are then empty.
+    """
+
+    def __init__(self, order: SimilarLengths, rows: int, parts: int, process: int = 0, processes: int = 1) -> None:
+        self.order, self._rows, self._parts, self._process, self._processes = order, rows, parts, process, processes
+
+    @property
+    def steps(self) -> int:
+        return -(-len(self.order) // self._rows)
+
+    def rows_of(self, step: int) -> int:
+        """How many rows all processes together see in a step of the epoch, counted from 0."""
+        return min(self._rows, len(self.order) - step * self._rows)
+
+    def __len__(self) -> int:
+        return self.steps * self._parts // self._processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.order)
+        for start in range(0, len(order), self._rows):
+            step = order[start : start + self._rows]
+            bounds = [len(step) * part // self._parts for part in range(self._parts + 1)]
+            for part in range(self._process, self._parts, self._processes):
+                yield step[bounds[part] : bounds[part + 1]]
+
+
 def longest_first(lengths: NDArray[np.int32], batch: int) -> Iterator[NDArray[np.int64]]:
     """All row indices in batches of similar length, the longest first: the order for inference."""
     order = np.argsort(-lengths, kind="stable")

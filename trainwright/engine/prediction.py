@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +115,25 @@ def _unloadable(folder: Path, auto_class: str, error: Exception) -> InputError:
 
 
 def forward(
-    model: Any, part: Any, features: FeatureTable, tokenizer: Any, batch_size: int, precision: str, labels: bool = True
+    model: Any,
+    part: Any,
+    features: FeatureTable,
+    tokenizer: Any,
+    batch_size: int,
+    precision: str,
+    labels: bool = True,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[list[int], Any, dict[str, Any]]]:
     """Run a model over all features, longest first: (row indices, output, batch) for each batch.
 
-    `part` is the task's model part. The model is left in evaluation mode.
+    `part` is the task's model part. The model is left in evaluation mode. With a `share` (r, n) only every nth batch is
+    run, from the rth on, counted from 0.
     """
     import torch
 
     model.eval()
     device = next(model.parameters()).device
-    for indices in longest_first(features.lengths, batch_size):
+    for indices in islice(longest_first(features.lengths, batch_size), share[0], None, share[1]):
         chosen = indices.tolist()
         batch = part.collate(features.__getitems__(chosen), tokenizer, labels)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,17 @@ import torch
 import transformers
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.errors import ChildError, Fault, InputError, MachineryError
 from trainwright.core.params import Training
 from trainwright.core.process import TERMINAL, Terminated
-from trainwright.engine import adapters, checkpoints, layers, losses, prediction
-from trainwright.engine.batching import FeatureTable, SimilarLengths
+from trainwright.engine import adapters, checkpoints, layers, losses, prediction, ranks
+from trainwright.engine.batching import FeatureTable, MicroBatches, SimilarLengths
 
 LOG_EVERY = 10
 LAST_EVALUATION = 6.0  # seconds after SIGTERM in which an evaluation that is under way may end
 SMALLER_BATCHES = 2
+ROWS = "rows"  # beside a micro-batch's tensors
+HALVINGS = "TRAINWRIGHT_HALVINGS"  # tells the processes of a training how often memory has run out
 GOES_ON = "the next run goes on from the newest checkpoint"
 
 
@@ -60,33 +62,109 @@ class Trained:
     facts: dict[str, Any]
 
 
-def train(job: Job) -> Trained:
+def train(job: Job, command: Sequence[str] = ()) -> Trained:
     """Fine-tune the base model on the train split, judged every epoch on validation.
 
     A later call with the same job resumes from the newest whole checkpoint; on CPU it ends in the same
-    weights, bit for bit. When CUDA runs out of memory the batch is halved and the accumulation doubled,
-    twice at most. At SIGTERM a checkpoint is kept after the step that is under way. Raises Terminated then, InputError
+    weights, bit for bit. When CUDA runs out of memory micro-batches are halved, twice at most: a step sees the rows it
+    saw. At SIGTERM a checkpoint is kept after the step that is under way. Raises Terminated then, InputError
     when the loss is not finite, MachineryError when memory runs out all the same.
+
+    On a machine with several devices Python runs `command` (as `-m module argument`) in a process for each, which is
+    to call `work` with the same job.
     """
-    precision = prediction.resolve_precision(job.params.precision)
-    machine = {"threads": torch.get_num_threads(), "precision": precision, "device": _device()}
-    batch, accumulation = job.params.batch_size, job.params.accumulation
-    for attempt in range(SMALLER_BATCHES + 1):
-        trainer = _trainer(job, {**machine, "batch_size": batch}, batch, accumulation)
+    processes = _processes(job.params) if command else 1
+    for halvings in range(SMALLER_BATCHES + 1):
+        division = divide(job.params, processes, halvings)
+        if halvings:
+            smaller = f"a batch of {division.batch}, accumulated {division.accumulation} times"
+            print(f"training: out of memory; trying {smaller}", flush=True)
         try:
-            with _at_sigterm(trainer.end):
-                trainer.resume_or_start()
-            return Trained(trainer.best_weights(), {**trainer.machine, **trainer.facts()})
+            return _launched(job, command, division, halvings) if processes > 1 else _trained(job, division)
         except torch.OutOfMemoryError as error:
-            if attempt == SMALLER_BATCHES or batch == 1:
-                raise MachineryError(f"The device ran out of memory at a batch of {batch}: {error}") from error
+            if halvings == SMALLER_BATCHES or division.batch == 1:
+                words = f"The device ran out of memory at a batch of {division.batch}: {error}"
+                raise MachineryError(words) from error
         # Out here the exception no longer holds the frames, and with them the model, in memory.
-        del trainer
         gc.collect()
         torch.cuda.empty_cache()
-        batch, accumulation = batch // 2, accumulation * 2
-        print(f"training: out of memory; trying a batch of {batch}, accumulated {accumulation} times", flush=True)
     raise AssertionError("unreachable")
+
+
+def work(job: Job) -> None:
+    """The share of one process in the training that `train` has divided among several; its curves go to `ranks.live()`.
+
+    Raises as `train` does.
+    """
+    division = divide(job.params, ranks.join(), int(os.environ[HALVINGS]))
+    try:
+        trained = _trained(job, division)
+    except torch.OutOfMemoryError as error:
+        raise ChildError(str(error), ranks.OUT_OF_MEMORY) from error
+    if ranks.number() == 0:
+        ranks.leave({"weights": str(trained.weights), "facts": trained.facts})
+    torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a step's `rows` are divided: `parts` micro-batches of at most `batch` rows, equally many a process."""
+
+    rows: int
+    parts: int
+    processes: int
+    evaluated: int  # rows of a batch in evaluation, which does not depend on the processes
+
+    @property
+    def batch(self) -> int:
+        return math.ceil(self.rows / self.parts)
+
+    @property
+    def accumulation(self) -> int:
+        return self.parts // self.processes
+
+
+def divide(params: Training, processes: int, halvings: int = 0) -> Division:
+    """A step has `batch_size` · `accumulation` rows whatever computes it.
+
+    Where the accumulation is a multiple of the processes the micro-batches are those that one process has; else they
+    are smaller, and as many more as it takes.
+    """
+    rows = params.batch_size * params.accumulation
+    parts = processes * math.ceil(params.accumulation / processes) * 2**halvings
+    return Division(rows, parts, processes, evaluated=2 * math.ceil(params.batch_size / 2**halvings))
+
+
+def _processes(params: Training) -> int:
+    """As many as this machine has devices for, but no more than a step has rows."""
+    found, rows = ranks.count(), params.batch_size * params.accumulation
+    if found > rows:
+        print(f"training: on {rows} of {found} devices, since a step has {rows} rows", flush=True)
+    return min(found, rows)
+
+
+def _launched(job: Job, command: Sequence[str], division: Division, halvings: int) -> Trained:
+    shared = job.live.with_name("ranks")
+    found = ranks.launch(command, division.processes, shared, {HALVINGS: str(halvings)})
+    shutil.rmtree(job.live, ignore_errors=True)
+    (shared / ranks.LIVE).rename(job.live)
+    shutil.rmtree(shared)
+    return Trained(Path(found["weights"]), found["facts"])
+
+
+def _trained(job: Job, division: Division) -> Trained:
+    precision = prediction.resolve_precision(job.params.precision)
+    machine = {
+        "processes": division.processes,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "device": _device(),
+        "batch_size": division.batch,
+    }
+    trainer = _trainer(job, machine, division)
+    with _at_sigterm(trainer.end):
+        trainer.resume_or_start()
+    return Trained(trainer.best_weights(), {**trainer.machine, **trainer.facts()})
 
 
 def export(job: Job, trained: Trained, folder: Path, base_model: str) -> None:
@@ -120,7 +198,7 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 
-def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -> "_Trainer":
+def _trainer(job: Job, machine: dict[str, Any], division: Division) -> "_Trainer":
     params = job.params
     transformers.set_seed(params.seed)
     model, new = prediction.load_base(
@@ -133,8 +211,8 @@ def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -
         output_dir=str(job.run),
         seed=params.seed,
         num_train_epochs=params.epochs,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=division.batch,
+        gradient_accumulation_steps=division.accumulation,
         learning_rate=params.learning_rate,
         lr_scheduler_type=params.schedule,
         warmup_steps=params.warmup,
@@ -150,9 +228,10 @@ def _trainer(job: Job, machine: dict[str, Any], batch: int, accumulation: int) -
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not (sys.stderr.isatty() or os.environ.get(TERMINAL)),
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend="gloo" if division.processes > 1 and not torch.cuda.is_available() else None,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # the stock trainer would multiply the batch by the devices it sees
-    return _Trainer(job, model, arguments, machine)
+    return _Trainer(job, model, arguments, machine, division)
 
 
 def _teacher(job: Job, model: Any) -> Any:
@@ -177,7 +256,15 @@ def _labels(model: Any) -> str:
 class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     """The stock loop with our order of batches, evaluation, checkpoints and refusal of losses that are no numbers."""
 
-    def __init__(self, job: Job, model: Any, arguments: TrainingArguments, machine: dict[str, Any]) -> None:
+    # Each micro-batch weighs as many rows as it has, in compute_loss: an epoch's last step divides unevenly.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, job: Job, model: Any, arguments: TrainingArguments, machine: dict[str, Any], division: Division
+    ) -> None:
+        self.division = division
+        order = SimilarLengths(job.data["train"].lengths, job.params.batch_size, job.params.seed)
+        self.batches = MicroBatches(order, division.rows, division.parts, ranks.number(), division.processes)
         self.job, self.params, self.run_folder, self.machine = job, job.params, job.run, machine
         self.best: str | None = None
         self.best_measure = float("inf")  # the lower the better
@@ -189,8 +276,12 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             args=arguments,
             train_dataset=job.data["train"],
             eval_dataset=job.data["validation"],
-            data_collator=lambda features: job.part.collate(features, job.tokenizer, True),
+            data_collator=self._collate,
         )
+        if (
+            ranks.number()
+        ):  # other dropout than rank 0, which has that of a training alone; the weights are drawn already
+            transformers.set_seed(job.params.seed + ranks.number())
         # Some models divide their loss by the examples of all accumulated batches and others do not: none is asked to.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(transformers.PrinterCallback)
@@ -202,18 +293,12 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
 
     def resume_or_start(self) -> None:
         """Train to the end, from the newest whole checkpoint made on this kind of machine if there is one."""
-        found = checkpoints.newest(self.run_folder)
-        if found and found[1]["machine"] != self.machine:
-            print(f"training: {found[0].name} was made with {found[1]['machine']}, not resumed here", flush=True)
-            shutil.rmtree(self.run_folder)
-            found = None
+        found = ranks.of_the_first(self._newest() if ranks.number() == 0 else None)
         if not found:
-            shutil.rmtree(self.run_folder, ignore_errors=True)
             self._train()
             return
         folder, progress = found
         self.best, self.best_measure, self.stale = progress["best"], progress["best_measure"], progress["stale"]
-        print(f"training: going on from {folder.name}", flush=True)
         if self.ended_early():
             self.state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
             self.progress.on_train_begin(self.args, self.state, self.control)
@@ -221,9 +306,27 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             return
         self._train(resume_from_checkpoint=str(folder))
 
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        found = checkpoints.newest(self.run_folder)
+        if found and found[1]["machine"] != self.machine:
+            print(f"training: {found[0].name} was made with {found[1]['machine']}, not resumed here", flush=True)
+            found = None
+        if found:
+            print(f"training: going on from {found[0].name}", flush=True)
+        else:
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+        return found
+
     def end(self) -> None:
         """Keep a checkpoint after this step, and stop."""
         self.told_to_end = self.told_to_end or time.monotonic()
+
+    def agree_to_end(self) -> bool:
+        """Whether any process has been told to end: asked by all after the same step, answered alike."""
+        (told,) = ranks.added([self.told_to_end is not None], self.args.device)
+        if told:
+            self.end()
+        return bool(told)
 
     def _train(self, **settings: Any) -> None:
         self.train(**settings)
@@ -260,8 +363,32 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             "ended_early": self.ended_early(),
         }
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:  # noqa: ARG002
-        return SimilarLengths(self.job.data["train"].lengths, self.args.train_batch_size, self.params.seed)
+    def get_train_dataloader(self) -> Any:
+        """Batches of this process alone, which accelerate would deal out its own way."""
+        rows: Any = self.job.data["train"]
+        return torch.utils.data.DataLoader(
+            rows,
+            batch_sampler=self.batches,
+            collate_fn=self._collate,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def _collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """A micro-batch, and how many rows it has. One without any is computed on some row, which then weighs nothing:
+        all processes go the same way through a step."""
+        chosen = features or [self.job.data["train"][0]]
+        return {**self.job.part.collate(chosen, self.job.tokenizer, True), ROWS: len(features)}
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], int]:
+        """The micro-batches of a step, and the rows that all processes see in it."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self.batches.rows_of(self.state.global_step % self.batches.steps)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """For several processes, the model with the task's way through it: DDP must see the whole."""
+        if self.division.processes == 1:
+            return super()._wrap_model(model, training, dataloader)
+        return self.accelerator.prepare_model(_Forward(self.job.part, model))
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW with decoupled decay (Loshchilov and Hutter, 2019)."""
@@ -283,11 +410,13 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         model: Any,
         inputs: Any,
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ARG002
+        num_items_in_batch: Any = None,
     ) -> Any:
-        """The task's loss, or that of smoothed labels; a teacher's softer ones besides."""
+        """The task's loss, or that of smoothed labels; a teacher's softer ones besides. Weighed so that the sum over a
+        step's micro-batches, of which DDP takes the mean over the processes, has every row of it once."""
         params, part = self.params, self.job.part
-        output = part.forward(model, inputs)
+        rows = inputs.pop(ROWS)
+        output = part.forward(model, inputs) if self.division.processes == 1 else model(inputs)
         pairs: Any = part.targets(output, inputs) if params.label_smoothing or self.teacher else None
         if pairs == []:
             field = "training.teacher" if self.teacher else "training.label_smoothing"
@@ -299,23 +428,32 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
                 wanted = part.targets(part.forward(self.teacher, inputs), inputs)
             soft = losses.distilled(pairs, wanted, params.temperature)
             loss = (1 - params.teacher_weight) * loss + params.teacher_weight * soft
+        loss = loss * (rows * self.division.processes / num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss and agreement on validation; new best weights are kept at once."""
-        total, right, count = 0.0, 0.0, 0
-        batch_size, precision = 2 * self.args.train_batch_size, self.machine["precision"]
+        total, right, count, late = 0.0, 0.0, 0, False
         outputs = prediction.forward(
-            self.model, self.job.part, self.job.data["validation"], self.job.tokenizer, batch_size, precision
+            self.model,
+            self.job.part,
+            self.job.data["validation"],
+            self.job.tokenizer,
+            self.division.evaluated,
+            self.machine["precision"],
+            share=(ranks.number(), self.division.processes),
         )
         for _indices, output, batch in outputs:
-            if self.told_to_end and time.monotonic() - self.told_to_end > LAST_EVALUATION:
-                raise Terminated(f"told to end during the evaluation of step {self.state.global_step}; {GOES_ON}")
+            if late := self.told_to_end is not None and time.monotonic() - self.told_to_end > LAST_EVALUATION:
+                break
             agreed, rows = self.job.part.agreement(output, batch)
             total, right, count = total + float(self.job.part.loss(output, batch)) * rows, right + agreed, count + rows
+        total, right, of, gave_up = ranks.added([total, right, count, late], self.args.device)
+        if gave_up:
+            raise Terminated(f"told to end during the evaluation of step {self.state.global_step}; {GOES_ON}")
         if not math.isfinite(total):
             raise _diverged(f"the validation loss became {total} at step {self.state.global_step}")
-        metrics = {"eval_loss": total / max(count, 1), "eval_agreement": 100 * right / max(count, 1)}
+        metrics = {"eval_loss": total / max(of, 1), "eval_agreement": 100 * right / max(of, 1)}
         self.log(metrics)
         self._keep_if_best(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -326,13 +464,17 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         measure = metrics["eval_loss"] if self.params.best_by == "loss" else -metrics["eval_agreement"]
         if measure < self.best_measure:
             name = f"best-{self.state.global_step}"
-            shutil.rmtree(self.run_folder / name, ignore_errors=True)
-            self.save_model(str(self.run_folder / name), _internal_call=True)
-            checkpoints.seal(self.run_folder / name, {"loss": metrics["eval_loss"]})
+            if ranks.number() == 0:
+                shutil.rmtree(self.run_folder / name, ignore_errors=True)
+                self.save_model(str(self.run_folder / name), _internal_call=True)
+                checkpoints.seal(self.run_folder / name, {"loss": metrics["eval_loss"]})
             self.best, self.best_measure, self.stale = name, measure, 0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process has put its random state there
+        if ranks.number():
+            return
         folder = self.run_folder / f"checkpoint-{self.state.global_step}"
         progress = {"best": self.best, "best_measure": self.best_measure, "stale": self.stale, "machine": self.machine}
         checkpoints.seal(folder, progress)
@@ -344,6 +486,18 @@ def _diverged(reason: str) -> InputError:
     return InputError(Fault("params.yaml", reason, remedy, field="training.learning_rate"))
 
 
+class _Forward(torch.nn.Module):
+    """A task's forward pass as a module: what of a model a task calls is the task's affair."""
+
+    def __init__(self, part: Any, model: Any) -> None:
+        super().__init__()
+        self.part, self.model = part, model
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        """The model's output for a batch on its device."""
+        return self.part.forward(self.model, batch)
+
+
 class _Progress(TrainerCallback):
     """When to log, evaluate and save; plain lines where there is no terminal; curves for DVC."""
 
@@ -352,6 +506,8 @@ class _Progress(TrainerCallback):
         self.cut_short = False  # whether training stops within an epoch, which then has no evaluation
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if ranks.number():
+            return
         from dvclive import Live
 
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -359,11 +515,15 @@ class _Progress(TrainerCallback):
         for entry in state.log_history:  # a resumed run writes the whole curve again
             self._write(entry)
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        batches = self.trainer.batches
+        batches.order.set_epoch(state.global_step // batches.steps)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        ends_epoch = state.global_step % self._steps_per_epoch() == 0
+        ends_epoch = state.global_step % self.trainer.batches.steps == 0
         # The evaluation of an epoch's last step is still to come, and a resume would leave it out.
         due = state.global_step % self.trainer.params.checkpoint_every == 0
-        self.cut_short = self.trainer.told_to_end is not None and not ends_epoch
+        self.cut_short = self.trainer.agree_to_end() and not ends_epoch
         if (due or self.cut_short) and not ends_epoch:
             control.should_save = control.should_log = True
         control.should_training_stop |= self.cut_short
@@ -371,13 +531,15 @@ class _Progress(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if not self.cut_short:
             control.should_log = control.should_evaluate = control.should_save = True
-        control.should_training_stop |= self.trainer.told_to_end is not None
+        control.should_training_stop |= self.cut_short or self.trainer.agree_to_end()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self.trainer.ended_early():
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if ranks.number():
+            return
         entry = state.log_history[-1]
         self._write(entry)
         if not self.trainer.args.disable_tqdm:
@@ -388,11 +550,8 @@ class _Progress(TrainerCallback):
             print(f"training: step {state.global_step} of {state.max_steps}, loss {entry['loss']:.3f}", flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self.live.end()
-
-    def _steps_per_epoch(self) -> int:
-        batches = math.ceil(len(self.trainer.job.data["train"]) / self.trainer.args.train_batch_size)
-        return math.ceil(batches / self.trainer.args.gradient_accumulation_steps)
+        if ranks.number() == 0:
+            self.live.end()
 
     def _write(self, entry: dict[str, float]) -> None:
         names = {

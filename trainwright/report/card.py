@@ -127,5 +127,5 @@ def _trained(facts: Facts) -> list[tuple[str, Any]]:
     """What is known of the training; None where a fact is missing."""
     known = [(label(name), facts.training.get(name)) for name in TRAINED]
     known += [(label(name), facts.params["training"].get(name)) for name in SET]
-    where = [("threads", facts.training.get("threads")), ("device", facts.training.get("device"))]
+    where = [(name, facts.training.get(name)) for name in ("processes", "threads", "device")]
     return [*known, ("precision", precision(facts)), *where]

@@ -246,6 +246,7 @@ def _machine(facts: Facts) -> list[tuple[str, Any]]:
         ("training ran on", training.get("device")),
         ("precision", precision(facts)),
         ("threads", training.get("threads")),
+        ("processes", training.get("processes")),
         ("batch", training.get("batch_size")),
         ("accumulation", training.get("accumulation")),
         ("machines", ", ".join(sorted({t.machine for t in facts.timings if t.machine})) or None),
