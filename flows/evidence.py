@@ -1,5 +1,6 @@
-"""What a run leaves for people: the gates' and the scores' tables in Prefect, and the closing words on the terminal."""
+"""What a run leaves for people: tables, a bar and a picture in Prefect, and the closing words on the terminal."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,34 @@ def publish_scores(layout: Layout) -> None:
     if rows := _scores(layout):
         title = f"The scores of {layout.pipeline}, in points of 100 where no other unit stands"
         _table(f"{layout.pipeline}-scores", rows, title)
+
+
+def publish_picture(layout: Layout) -> None:
+    """The report's picture of the scores, as an artifact of the present flow run, which holds it whole."""
+    from prefect.artifacts import create_image_artifact
+
+    path = layout.stage("report") / "scores.svg"
+    if path.is_file():
+        whole = f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        create_image_artifact(whole, key=f"{layout.pipeline}-picture", description=f"The scores of {layout.pipeline}")
+
+
+class Progress:
+    """How many of a run's stages are done, as a bar that the present flow run shows."""
+
+    def __init__(self, pipeline: str, stages: int) -> None:
+        from prefect.artifacts import create_progress_artifact
+
+        self.stages = stages
+        words = f"0 of {stages} stages"
+        self._artifact: Any = create_progress_artifact(0.0, key=f"{pipeline}-progress", description=words)
+
+    def tell(self, done: int, ended: str) -> None:
+        """`ended` is the stage that has come to its end as the `done`th."""
+        from prefect.artifacts import update_progress_artifact
+
+        words = f"{done} of {self.stages} stages, the last of them {ended}"
+        update_progress_artifact(self._artifact, 100 * done / self.stages, description=words)
 
 
 def publish_comparison(pipeline: str, verdict: Verdict) -> None:

@@ -80,12 +80,15 @@ class Pipeline:
     def _stages(self) -> State[Any]:
         """The flow: every stage in the graph's order, one at a time, since the lines of two would mix."""
         states: dict[str, State[Any]] = {}
-        for node in self.nodes:
+        progress = evidence.Progress(self.layout.pipeline, len(self.nodes))
+        for done, node in enumerate(self.nodes, 1):
             upstream = [states[name] for name in node.upstream]
             states[node.name] = state = self._task(node.name)(return_state=True, wait_for=upstream)
             if node.name not in self.outcomes:
                 unknown = Outcome("Crashed", MachineryError.exit_code, str(state.message))
                 self.outcomes[node.name] = unknown if state.is_final() else NOT_RUN
+            if self.outcomes[node.name] not in (SKIPPED, NOT_RUN) or node is self.nodes[-1]:
+                progress.tell(done, node.name)
         self._publish()
         failed = [f"{name}: {outcome.words}" for name, outcome in self.outcomes.items() if outcome.exit_code]
         if failed:
@@ -170,6 +173,8 @@ class Pipeline:
                 evidence.publish_gate(self.layout, name.removesuffix("_gate"))
             if name == "postprocessing" and outcome.state in DONE:
                 evidence.publish_scores(self.layout)
+            if name == "report" and outcome.state in DONE:
+                evidence.publish_picture(self.layout)
 
     def _closing(self) -> None:
         for stage, outcome in self.outcomes.items():

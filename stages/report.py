@@ -1,6 +1,6 @@
 """One page that says what ran and what it came to, and the folder to publish: `python -m stages.report NAME`.
 
-Writes index.html and model/ (the trained model with its card and settings).
+Writes index.html, scores.svg (its picture of the scores) and model/ (the trained model with its card and settings).
 """
 
 from trainwright.core import layout, process
@@ -20,6 +20,8 @@ def main(run: Run) -> None:
     facts = evidence.gather(run)
     with layout.writing(run.layout.stage("report")) as folder:
         (folder / "index.html").write_text(report(facts), encoding="utf-8")
+        if picture := page.picture(facts):
+            (folder / "scores.svg").write_text(picture, encoding="utf-8")
         publish.assemble(facts, run.open("training") / "model", folder / "model")
     written = run.layout.stage("report").relative_to(run.layout.root)
     print(f"report: {written}/index.html, and the model to publish in {written}/model", flush=True)

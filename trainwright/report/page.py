@@ -36,6 +36,16 @@ def render(facts: Facts) -> str:
     return environment().get_template("page.html").render(facts=facts, **_view(facts))
 
 
+def picture(facts: Facts) -> str | None:
+    """The scores with their intervals, as an SVG file; None where there is none."""
+    drawn = results(facts.metrics)["intervals_plot"]
+    return plots.alone(drawn, css()) if drawn else None
+
+
+def css() -> Markup:
+    return Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+
+
 def environment() -> Environment:
     """The templates of this folder. Everything is escaped, and a name that is not there is an error."""
     templates = Environment(
@@ -137,7 +147,7 @@ def _view(facts: Facts) -> dict[str, Any]:
     parameters = io.StringIO()
     YAML().dump(facts.params, parameters)
     return {
-        "css": Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),
+        "css": css(),
         "contents": CONTENTS,
         "train_rows": next((p.count for s in facts.steps if s.stage == "splitting" for p in s.parts), 0),
         "base_weights": [(n, d) for n, d in (facts.base.get("files") or {}).items() if n.endswith(".safetensors")],

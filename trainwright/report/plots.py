@@ -54,6 +54,24 @@ def _svg(chart: Any, label: str, key: str) -> Markup:
     return Markup(re.sub(r' (font-family|class|aria-\w+|role)="[^"]*"', "", drawn).replace("<svg ", head, 1))
 
 
+def alone(drawn: str, css: str) -> str:
+    """A picture as a file of its own, in the colours that the style sheet `css` names first, which are for light
+    pages."""
+
+    def colour(name: str) -> str:
+        found = re.search(rf"--{name}: *(#[0-9a-f]+)", css)
+        return found[1] if found else "currentColor"
+
+    coloured = re.sub(r"var\(--([a-z]+)\)", lambda variable: colour(variable[1]), drawn)
+    paper = f'<rect width="100%" height="100%" fill="{colour("panel")}"/>'
+    return re.sub(r"<svg [^>]*>", lambda tag: f"{_named(tag[0])}{paper}", coloured, count=1)
+
+
+def _named(tag: str) -> str:
+    space = "" if "xmlns=" in tag else 'xmlns="http://www.w3.org/2000/svg" '
+    return tag.replace("<svg ", f'<svg {space}font-family="sans-serif" ', 1)
+
+
 def _data(records: Iterable[dict[str, Any]]) -> Any:
     return alt.Data(values=list(records))  # type: ignore[no-untyped-call,unused-ignore]
 
