@@ -105,7 +105,7 @@ class House(Toy):
         commit(self)
 
     def params(self, **sections: Any) -> None:
-        """params.yaml of all pipelines, with other sections of the file. Comparisons draw less often than in earnest."""
+        """params.yaml of all pipelines, with other sections of the file. A comparison draws less than in earnest."""
         drawn = {"publication": {"draws": 200}}
         sections["operations"] = {name: drawn | sections.get("operations", {}).get(name, {}) for name in self.names}
         recipe = YAML(typ="safe").load(RECIPE.read_text())["copa"]
