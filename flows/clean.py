@@ -137,7 +137,7 @@ def _beside(root: Path, dropped: set[str]) -> Iterator[dvc.Project]:
         for name in ("dvc.yaml", "params.yaml", "dvc.lock"):  # as they are here, committed or not
             if (root / name).exists():
                 shutil.copyfile(root / name, aside / name)
-        dvc.Project(root).lend(aside)
+        dvc.lend(root, aside)
         yield dvc.Project(aside)
 
 

@@ -202,20 +202,6 @@ class Project:
             words = str(error) if isinstance(error, DvcException | OSError) else f"{type(error).__name__}: {error}"
             raise MachineryError(f"the DVC remote {self.remote_url()} cannot be written: {words}") from error
 
-    def lend(self, root: Path) -> None:
-        """Let the worktree at `root` have this project's cache, its own settings and its remotes.
-
-        A remote's path that is relative to this project would be another place there.
-        """
-        here = self.root / ".dvc" / "config.local"
-        if here.exists():
-            shutil.copyfile(here, root / ".dvc" / "config.local")
-        with Project(root)._repo.config.edit("local") as config:
-            config.setdefault("cache", {})["dir"] = str(self.cache())
-            for name, remote in self._repo.config.get("remote", {}).items():
-                if Path(url := str(remote.get("url", ""))).is_absolute():
-                    config.setdefault("remote", {}).setdefault(name, {})["url"] = str(Path(url).resolve())
-
     def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float, force: bool = False) -> str:
         """Bring `stage` about in a process of its own; "Completed", "Cached" (restored, not run) or "Skipped".
 
@@ -436,6 +422,29 @@ class Project:
     @property
     def _copies(self) -> Path:
         return self.root / ".trainwright" / "locks"
+
+
+def lend(home: Path, root: Path) -> None:
+    """Let the worktree at `root` have the cache, the own settings and the remotes of the project at `home`.
+
+    A remote's path that is relative to that project would be another place there. Of `home` only settings are read:
+    whatever has become of its dvc.lock is no matter of the worktree's. Raises InputError where it is no project.
+    """
+    os.environ["DVC_SITE_CACHE_DIR"] = environment(home)["DVC_SITE_CACHE_DIR"]
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    local = home / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copyfile(local, root / ".dvc" / "config.local")
+    try:
+        with Repo(str(home)) as theirs, Repo(str(root)) as ours, ours.config.edit("local") as config:
+            config.setdefault("cache", {})["dir"] = str(Path(theirs.cache.local_cache_dir).resolve())
+            for name, remote in theirs.config.get("remote", {}).items():
+                if Path(url := str(remote.get("url", ""))).is_absolute():
+                    config.setdefault("remote", {}).setdefault(name, {})["url"] = str(Path(url).resolve())
+    except DvcException as error:
+        raise InputError(Fault("dvc.yaml", f"DVC cannot read the project: {error}", SHOWS)) from error
 
 
 def size(folder: Path) -> int:

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,7 @@ STALE = (
 PROTECTED = ("protected branch", "hook declined", "denied", "prohibited", "not allowed")
 BUSY = ("cannot lock ref", "unable to update local ref", ".lock': File exists", "shallow file has changed")
 NOBODY = ("-c", "user.name=Trainwright", "-c", "user.email=trainwright@localhost")  # who commits what no branch keeps
+ABANDONED = 600  # seconds
 PAUSE = 2.0  # seconds: the longest wait between two tries of a race
 
 
@@ -281,6 +283,23 @@ def tags(root: Path, *patterns: str) -> list[Tag]:
             name, own, target, seconds, made, message = parts
             found.append(Tag(name, target or own, int(seconds or 0), made, message.strip()))
     return found
+
+
+def sweep(root: Path) -> list[str]:
+    """Remove the locks of refs that a killed git has left, which would stop every fetch. Returns their paths.
+
+    Git holds one for a moment; those that are ABANDONED seconds old, by this machine's clock, nobody holds. The lock of
+    the index is a person's, whose editor may hold it for long, and stops nothing here.
+    """
+    folder = root / git(root, "rev-parse", "--git-common-dir")
+    found = [*(folder / "refs").rglob("*.lock"), *(folder / f"{name}.lock" for name in ("packed-refs", "shallow"))]
+    gone = []
+    for lock in found:
+        with suppress(FileNotFoundError):
+            if time.time() - lock.stat().st_mtime > ABANDONED:
+                lock.unlink()
+                gone.append(str(lock.relative_to(folder)))
+    return gone
 
 
 def set_ref(root: Path, ref: str, new: str | None) -> None:

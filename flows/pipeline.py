@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType
 
-from flows import dvc, evidence
+from flows import dvc, evidence, server
 from flows.terminal import Terminal, duration
 from trainwright.core.errors import MachineryError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
@@ -64,11 +64,12 @@ class Pipeline:
     def run(self) -> int:
         """Run it, and tell on the terminal what came of it. Returns the exit code, the gravest of its stages'.
 
-        Raises InputError where DVC cannot read the graph.
+        Raises InputError where DVC cannot read the graph, MachineryError where Prefect's server has gone silent.
         """
         started = time.monotonic()
         self.nodes = self.project.graph(self.layout.pipeline, self.goal)
-        state = flow(name=self.layout.pipeline)(self._stages)(return_state=True)
+        with server.answering():
+            state = flow(name=self.layout.pipeline)(self._stages)(return_state=True)
         self.terminal.say(f"\n{self.layout.pipeline}: {state.name} in {duration(time.monotonic() - started)}")
         self._closing()
         code = max((outcome.exit_code for outcome in self.outcomes.values()), default=0)

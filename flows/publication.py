@@ -472,11 +472,17 @@ def _whole_before(home: Path, ready: Ready) -> set[str]:
 
 
 def _entries(home: Path, commit: str) -> dict[str, str]:
-    return dvc.lock_entries((git.read(home, commit, "dvc.lock") or b"").decode())
+    try:
+        return dvc.lock_entries((git.read(home, commit, "dvc.lock") or b"").decode())
+    except (MachineryError, UnicodeDecodeError) as error:
+        raise MachineryError(f"commit {commit[:10]} cannot be built on: {error}") from None
 
 
 def _lock(root: Path) -> dict[str, str]:
-    return dvc.lock_entries(_text(root / "dvc.lock"))
+    try:
+        return dvc.lock_entries(_text(root / "dvc.lock"))
+    except MachineryError:
+        raise InputError(Fault("dvc.lock", "is not whole", "Restore it with Git, or remove it; commit that.")) from None
 
 
 def _text(path: Path) -> str:

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State, StateType
 
-from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry
+from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry, server
 from flows.pipeline import Pipeline
 from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, turn, workspace
@@ -71,7 +72,7 @@ class Retrain:
     def __init__(self, home: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]):
         self.home, self.name, self.terminal = home, name, terminal
         self.force, self.why, self.changes = force, why, changes
-        self.began = datetime.now(UTC)
+        self.began, self._start = datetime.now(UTC), time.monotonic()  # a clock may be set back meanwhile
         self.commit, self.reasons, self.differs = "", list[str](), list[str]()
         self.in_use: registry.Version | None = None
         self.running = operations.Running(pipelines={})
@@ -79,7 +80,7 @@ class Retrain:
     def run(self) -> Decision:
         """Decide, and do what was decided. The decision is in the ledger when this returns, whatever it is."""
         try:
-            with turn(self.home, self.name, self.terminal.say):
+            with server.answering(), turn(self.home, self.name, self.terminal.say):
                 outcome, words, code, made = self._decide()
         except TrainwrightError as error:
             outcome, words, code, made = (
@@ -100,13 +101,15 @@ class Retrain:
             published=str(made) if made else None,
             exit_code=code,
             started=self.began.isoformat(timespec="seconds"),
-            seconds=round((datetime.now(UTC) - self.began).total_seconds(), 1),
+            seconds=round(time.monotonic() - self._start, 1),
         )
         ledger.record(self.home, self.name, asdict(decision) | {"forced": self.force, "why": self.why})
         return decision
 
     def _decide(self) -> tuple[str, str, int, registry.Version | None]:
         self.running = operations.load(self.home / "params.yaml")[1]
+        if locks := git.sweep(self.home):
+            self.terminal.say(f"{self.name}: a git that was killed had left {', '.join(locks)}; removed")
         publication.finish(self.home, self.name, self.terminal.say)
         self.commit = git.head(self.home)
         self._name_what_differs()
@@ -234,23 +237,19 @@ class Retrain:
             "environment": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "machine": platform.node(),
             "started": self.began.isoformat(timespec="seconds"),
-            "seconds": round((datetime.now(UTC) - self.began).total_seconds(), 1),
+            "seconds": round(time.monotonic() - self._start, 1),
             "stages": {name: outcome.state for name, outcome in self.pipeline.outcomes.items()},
         }
 
 
-def _tick(
-    root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]
-) -> tuple[Decision, State[Any]]:
-    """A tick inside of a flow run: the decision, and the state that Prefect shows of it."""
-    tick = Retrain(root, name, terminal, force, why, changes)
-    decision = tick.run()
+def _told(tick: Retrain, decision: Decision) -> State[Any]:
+    """Tell of a decision inside of a flow run. Returns the state that Prefect shows of it."""
     get_run_logger().info("%s: %s", decision.outcome, decision.words)
-    evidence.publish_decision(name, decision.outcome, decision.words)
+    evidence.publish_decision(tick.name, decision.outcome, decision.words)
     if decision.outcome in EVENTS:
-        notify.notify(tick.running, EVENTS[decision.outcome], name, decision.words)
+        notify.notify(tick.running, EVENTS[decision.outcome], tick.name, decision.words)
     kind = StateType.FAILED if decision.outcome == FAILED else StateType.COMPLETED
-    return decision, State(type=kind, name=decision.outcome.title().replace(" ", ""), message=decision.words)
+    return State(type=kind, name=decision.outcome.title().replace(" ", ""), message=decision.words)
 
 
 @flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
@@ -258,19 +257,29 @@ def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, st
     """Decide whether pipeline `name` is to be retrained, and do it. `changes` sets parameters for this run alone."""
     root = Path(os.environ.get("TRAINWRIGHT_ROOT") or find_root())  # the clone that a worker serves
     os.chdir(root)
-    return _tick(root, name, Terminal(), force, why, changes or {})[1]
+    tick = Retrain(root, name, Terminal(), force, why, changes or {})
+    return _told(tick, tick.run())
 
 
 def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]) -> Decision:
-    """The same from a command line. Raises MachineryError where Prefect ends the run before there is a decision."""
+    """The same from a command line. Raises MachineryError where Prefect ends the run before there is a decision.
+
+    A decision that the server could not be told of any more is one all the same: it is in the ledger.
+    """
     found: list[Decision] = []
 
     def body() -> State[Any]:
-        decision, state = _tick(root, name, terminal, force, why, changes)
-        found.append(decision)
-        return state
+        tick = Retrain(root, name, terminal, force, why, changes)
+        found.append(tick.run())
+        return _told(tick, found[0])
 
-    state = flow(name="retrain", flow_run_name=name)(body)(return_state=True)
+    try:
+        with server.answering():
+            state = flow(name="retrain", flow_run_name=name)(body)(return_state=True)
+    except MachineryError as error:
+        if not found:
+            raise
+        terminal.note(f"Prefect was not told of it. {error}")
     if not found:
         raise MachineryError(f"{name}: Prefect says {state.name}: {state.message}")
     return found[0]

@@ -17,6 +17,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainwright.core import process
@@ -69,6 +71,24 @@ def required(home: Path | None = None) -> str:
     except (OSError, ValueError) as error:
         raise MachineryError(f"No Prefect server answers at {url}: {error}. Is it running?") from None
     return url
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Say it in words where the server goes silent while the block runs. Raises MachineryError then.
+
+    Prefect tries each of its calls again for a minute (PREFECT_CLIENT_MAX_RETRIES) before it gives up.
+    """
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+            raise
+        words = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+        url = os.environ.get("PREFECT_API_URL", "")
+        raise MachineryError(f"The Prefect server at {url} does not answer any more ({words})") from None
 
 
 def _asking(url: str) -> urllib.request.Request:

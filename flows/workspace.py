@@ -165,7 +165,7 @@ def _join(home: Path, root: Path) -> None:
     """Give a new worktree what is this machine's own and not in Git: DVC's settings, and a place for checkpoints."""
     from flows import dvc
 
-    dvc.Project(home).lend(root)
+    dvc.lend(home, root)
     kept = Path(os.environ.get(CHECKPOINTS, home / ".trainwright" / "retrains" / "checkpoints"))
     kept.mkdir(parents=True, exist_ok=True)
     private = root / ".trainwright"

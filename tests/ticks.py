@@ -13,6 +13,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import json, os, pathlib, shutil, sys, time
 from trainwright.core.layout import digest
 
 stage, name = sys.argv[1:]
+sys.excepthook = lambda _, error, __: print(f"{{stage}}: {{error}}", file=sys.stderr)  # as a real stage says it
 source = json.loads(pathlib.Path("params.yaml").read_text())["pipelines"][name]["source"]["uri"]
 rows = pathlib.Path(source).read_text().splitlines()
 step = json.loads(rows[0])["context"]
@@ -173,16 +175,16 @@ class House(Toy):
 
 
 class Tick:
-    """A retrain that has been started, in a process of its own."""
+    """A retrain that has been started, in a process of its own, whose clock is some hours off."""
 
-    def __init__(self, house: House, *arguments: str, name: str = "one") -> None:
+    def __init__(self, house: House, *arguments: str, name: str = "one", hours: int = 0) -> None:
         self._said = house.root.parent / f"tick-{secrets.token_hex(4)}.txt"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         own = {**os.environ, "PYTHONPATH": str(ROOT)}
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path(__file__).parent}")  # of the process that preloads
-            self.process = context.Process(target=_retrain, args=(house.root, self._said, own, name, *arguments))
+            self.process = context.Process(target=_retrain, args=(house.root, self._said, own, hours, name, *arguments))
             self.process.start()
 
     @property
@@ -206,11 +208,19 @@ class Tick:
         return []
 
 
-def _retrain(root: Path, said: Path, environment: dict[str, str], *arguments: str) -> None:
-    from flows import cli
+def _retrain(root: Path, said: Path, environment: dict[str, str], hours: int, *arguments: str) -> None:
+    from flows import cli, retrain
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=hours)
 
     os.environ.clear()
     os.environ.update(environment)
+    if hours:
+        ledger.datetime = retrain.datetime = Clock  # type: ignore[misc]
+        os.environ["GIT_COMMITTER_DATE"] = os.environ["GIT_AUTHOR_DATE"] = f"@{int(Clock.now().timestamp())} +0000"
     os.chdir(root)
     with said.open("w") as file:
         for stream in (1, 2):

@@ -93,7 +93,7 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
     this = rank()
     failure = run_layout.failure(name) if this is None else words_of(this)
     failure.unlink(missing_ok=True)
-    started = time.time()
+    started, start = time.time(), time.monotonic()  # a clock may be set back meanwhile
 
     def end(exit_code: int, words: str, said: str) -> NoReturn:
         _fail(failure, exit_code, words)
@@ -119,7 +119,7 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
             sys.exit(3)
         raise
     if this is None:
-        timing = {"started": started, "seconds": time.time() - started, "machine": platform.node()}
+        timing = {"started": started, "seconds": time.monotonic() - start, "machine": platform.node()}
         layout.write_file(run_layout.timing(name), json.dumps(timing) + "\n")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from trainwright.core.errors import ChildError, Fault, InputError, MachineryError
@@ -465,20 +466,39 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         if measure < self.best_measure:
             name = f"best-{self.state.global_step}"
             if ranks.number() == 0:
-                shutil.rmtree(self.run_folder / name, ignore_errors=True)
-                self.save_model(str(self.run_folder / name), _internal_call=True)
-                checkpoints.seal(self.run_folder / name, {"loss": metrics["eval_loss"]})
+                with _keeping(self.run_folder):
+                    shutil.rmtree(self.run_folder / name, ignore_errors=True)
+                    self.save_model(str(self.run_folder / name), _internal_call=True)
+                    checkpoints.seal(self.run_folder / name, {"loss": metrics["eval_loss"]})
             self.best, self.best_measure, self.stale = name, measure, 0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with _keeping(self.run_folder):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process has put its random state there
         if ranks.number():
             return
         folder = self.run_folder / f"checkpoint-{self.state.global_step}"
         progress = {"best": self.best, "best_measure": self.best_measure, "stale": self.stale, "machine": self.machine}
-        checkpoints.seal(folder, progress)
-        checkpoints.prune(self.run_folder)
+        with _keeping(self.run_folder):
+            checkpoints.seal(folder, progress)
+            checkpoints.prune(self.run_folder)
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Say it in words where a checkpoint cannot be written: of a full disk, torch speaks of a position in its file.
+
+    Raises MachineryError.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder).free / 2**20
+        words = f"a checkpoint cannot be written to {folder}, where {free:.1f} MB are free"
+        raise MachineryError(f"{words}: {error}. The next run goes on from the one before.") from error
 
 
 def _diverged(reason: str) -> InputError:

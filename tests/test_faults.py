@@ -1,0 +1,276 @@
+"""What can happen to a machine that retrains at night, done to real ticks: each says so, and the next ends well."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import wait
+from test_publication import commit
+from test_training import run_training
+from test_training import tiny as _tiny  # noqa: F401  (a fixture)
+from ticks import STAGES, House, Tick
+
+from flows import git, registry
+from trainwright.core import process
+from trainwright.core.errors import MachineryError
+from trainwright.engine import checkpoints
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
+
+OLD = 3600  # seconds
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[Path, int], Path]]:
+    """Mounts a small disk of some kilobytes at a folder."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, kilobytes: int) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a small disk needs the right to mount one: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def house(clone: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(clone.parent / ".site"))
+    return House(clone)
+
+
+def fails(house: House, *parts: str) -> None:
+    """A tick that cannot come to its end says why, without a traceback, and publishes nothing."""
+    before = house.refs()
+    code, words = Tick(house).end()
+    assert code == 3 and "Traceback" not in words and "traceback" not in words, words
+    assert all(part in words for part in parts), words
+    assert house.refs() == before
+
+
+def publishes(house: House, version: str, rows: int) -> str:
+    """A tick that ends well, and what it has published is whole. Returns its words."""
+    code, words = Tick(house).end()
+    assert code == 0 and house.versions()[-1:] == [version], words
+    house.whole(version, rows)
+    return words
+
+
+@pytest.mark.parametrize("place, kilobytes", [(".trainwright/workspaces", 120), (".dvc/cache", 24), ("../store", 24)])
+def test_a_disk_that_is_full_is_named_and_nothing_half_written_is_taken(
+    place: str, kilobytes: int, house: House, disk: Callable[[Path, int], Path]
+) -> None:
+    """Full while a stage writes its output, while DVC keeps it, and while it is pushed."""
+    folder = disk(house.root / place, kilobytes)
+    fails(house, "No space left on device")
+    outcome = "unpublished" if place == "../store" else "failed"
+    assert house.decisions()[0]["outcome"] == outcome
+    subprocess.run(["mount", "-o", "remount,size=10m", str(folder)], check=True)
+    publishes(house, "v1.0.0", 40)
+    assert [told[2] for told in house.told() if told[0] == "end"].count("evaluation") == 1
+
+
+@pytest.mark.parametrize("kilobytes", [60, 250])
+def test_a_disk_that_is_full_leaves_no_checkpoint_that_looks_whole_and_is_told_in_words(
+    kilobytes: int,
+    _tiny: Path,  # noqa: F811
+    tmp_path: Path,
+    disk: Callable[[Path, int], Path],
+) -> None:
+    """Full while the weights are written, and while the optimizer's state is, for which torch has words of its own."""
+    run = disk(tmp_path / "run", kilobytes)
+    with pytest.raises(MachineryError, match=r"a checkpoint cannot be written to .*run, where \d+\.\d MB are free"):
+        run_training(_tiny, tmp_path)
+    assert not [found for found in run.glob("checkpoint-*") if checkpoints.progress(found)]
+    subprocess.run(["mount", "-o", "remount,size=50m", str(run)], check=True)
+    assert run_training(_tiny, tmp_path).weights.is_dir()
+
+
+def test_locks_that_nobody_holds_stop_no_tick(house: House) -> None:
+    """What a machine leaves that lost its power: locks of Git, of DVC and of our own."""
+    publishes(house, "v1.0.0", 40)
+    house.source("one", 41)
+    names = [".git/index.lock", ".git/packed-refs.lock", ".git/refs/remotes/origin/published.lock"]
+    names += [".git/refs/tags/one@v1.1.0.lock", ".git/refs/trainwright/unpublished/one.lock"]
+    names += [".dvc/tmp/lock", ".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", ".trainwright/turns/one"]
+    names += [".trainwright/ledger/lock", ".trainwright/unpublished/lock", ".trainwright/workspaces/one-0.claim"]
+    for name in names:
+        house.write(name, "4194305")  # no process has this number
+        os.utime(house.root / name, (time.time() - OLD, time.time() - OLD))
+    words = publishes(house, "v1.1.0", 41)
+    assert "a git that was killed had left " in words and "packed-refs.lock" in words
+    assert (house.root / ".git/index.lock").exists()  # a person's
+    (house.root / ".git/packed-refs.lock").write_text("")  # a git that is at work just now
+    assert git.sweep(house.root) == []
+
+
+def test_a_broken_dvc_lock_of_the_checkout_is_not_the_retrains(house: House) -> None:
+    house.write("dvc.lock", "schema: '2.0'\nstages:\n  splitting@one:\n    cmd: pyth")
+    publishes(house, "v1.0.0", 40)
+    commit(house)
+    house.source("one", 41)
+    code, words = Tick(house).end()
+    assert code == 2 and "dvc.lock: is not whole. Restore it with Git" in words, words
+    git.git(house.root, "revert", "--no-edit", "HEAD")
+    publishes(house, "v1.1.0", 41)
+
+
+def test_a_broken_dvc_lock_on_the_published_branch_is_named_and_what_is_ready_waits(house: House) -> None:
+    publishes(house, "v1.0.0", 40)
+    ref = "refs/heads/published"
+    good = git.commit(house.root, "origin/published") or ""
+    lock = git.read(house.root, good, "dvc.lock") or b""
+    bad = git.make_commit(house.root, good, {"dvc.lock": lock[: len(lock) // 2]}, [good], "Break it")
+    assert git.push(house.root, {ref: (bad, good)})
+    house.source("one", 41)
+    fails(house, "one@v1.1.0 is ready, and waits", f"commit {bad[:10]} cannot be built on: dvc.lock is not as DVC")
+    mended = git.make_commit(house.root, bad, {"dvc.lock": lock}, [bad], "Mend it")
+    assert git.push(house.root, {ref: (mended, bad)})
+    words = publishes(house, "v1.1.0", 41)
+    assert "one@v1.1.0, ready since an earlier run, is published" in words
+
+
+def test_an_edit_during_a_run_is_not_in_it(house: House) -> None:
+    before = house.read("params.yaml")
+    tick = Tick(house)
+    begun(house, "splitting", 40)
+    edited = json.loads(before)
+    edited["pipelines"]["one"]["training"]["epochs"] = 1
+    house.write("params.yaml", json.dumps(edited))
+    code, words = tick.end()
+    assert code == 0, words
+    assert git.read(house.root, "one@v1.0.0", "params.yaml") == before.encode()
+    code, words = Tick(house).end()
+    assert code == 0 and "Nothing to do" in words and "not in it as they are here: params.yaml" in words
+
+
+def test_a_clock_that_is_set_back_an_hour_changes_no_order(house: House) -> None:
+    publishes(house, "v1.0.0", 40)
+    house.source("one", 41)
+    code, words = Tick(house, hours=-1).end()
+    assert code == 0, words
+    assert (git.tags(house.root, "one@v1.0.0")[0].seconds - git.tags(house.root, "one@v1.1.0")[0].seconds) > 3000
+    words = publishes(house, "v1.1.0", 41)
+    assert "Nothing to do: no new data, code or parameters since one@v1.1.0" in words
+    newest, before, first = house.decisions()
+    assert [entry["outcome"] for entry in (newest, before, first)] == ["nothing to do", "published", "published"]
+    assert before["in_use"] == "one@v1.0.0" and before["time"] < first["time"] < newest["time"]
+    assert [use.commit for use in registry.uses(house.root, "one")] == [
+        version.commit for version in registry.versions(house.root, "one")
+    ]
+
+
+class Server:
+    """A Prefect server of its own, on SQLite, that can be killed and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as door:
+            door.bind(("127.0.0.1", 0))
+            self._port = door.getsockname()[1]
+        self.home = folder / "served"
+        self.environment = {
+            "PREFECT_API_URL": f"http://127.0.0.1:{self._port}/api",
+            "PREFECT_API_AUTH_STRING": "",
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+
+    def start(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(self._port)],
+            env={**os.environ, **self.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=process.die_with_parent,  # noqa: PLW1509
+        )
+        wait(self._answers, 180, "the server does not answer")
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/health", timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    found = Server(tmp_path)
+    found.start()
+    yield found
+    found.kill()
+
+
+def begun(house: House, stage: str, rows: int) -> None:
+    wait(lambda: any(told[:4] == ("begin", "one", stage, str(rows)) for told in house.told()), 120, "it has not begun")
+
+
+def test_a_server_that_is_killed_or_whose_database_is_locked_costs_no_version_and_no_finished_stage(
+    house: House, server: Server
+) -> None:
+    def start(**more: str) -> subprocess.Popen[str]:
+        return house.start("-m", "flows.cli", "retrain", "one", **server.environment, **more)
+
+    def ended(tick: subprocess.Popen[str], code: int) -> str:
+        out, err = tick.communicate(timeout=300)
+        assert tick.returncode == code and "Traceback" not in out, out + err
+        return out
+
+    tick = start()  # killed, and back after a moment
+    begun(house, "splitting", 40)
+    server.kill()
+    server.start()
+    ended(tick, 0)
+    assert house.versions() == ["v1.0.0"]
+
+    house.source("one", 41)
+    hasty = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_API_REQUEST_TIMEOUT": "1"}  # in earnest it waits for longer
+    tick = start(**hasty)  # killed for good
+    begun(house, "splitting", 41)
+    server.kill()
+    ended(tick, 3)
+    newest = house.decisions()[0]
+    assert newest["outcome"] == "failed" and "/api does not answer any more" in newest["words"]
+
+    server.start()
+    with closing(sqlite3.connect(server.home / "prefect.db", isolation_level=None, timeout=60)) as database:
+        tick = start()  # its database is locked for some seconds
+        begun(house, "splitting", 41)
+        database.execute("BEGIN EXCLUSIVE")
+        time.sleep(3)  # the lock's own length, which nothing waits for
+        database.execute("ROLLBACK")
+        ended(tick, 0)
+        assert house.versions() == ["v1.0.0", "v1.1.0"]
+
+        house.source("one", 42)
+        tick = start(**hasty)  # its database stays locked
+        begun(house, "splitting", 42)
+        database.execute("BEGIN EXCLUSIVE")
+        ended(tick, 3)
+        assert "/api does not answer any more" in house.decisions()[0]["words"]
+        database.execute("ROLLBACK")
+    ended(start(), 0)
+    assert house.versions() == ["v1.0.0", "v1.1.0", "v1.2.0"]
+    done = [told[2:4] for told in house.told() if told[0] == "end"]
+    assert len(done) == len(set(done)) == len(STAGES) * 3
