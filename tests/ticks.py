@@ -210,6 +210,9 @@ class Tick:
 
 def _retrain(root: Path, said: Path, environment: dict[str, str], hours: int, *arguments: str) -> None:
     from flows import cli, retrain
+    from trainwright.core import process
+
+    process.die_with_parent()  # which ends with the tests
 
     class Clock(datetime):
         @classmethod
