@@ -12,6 +12,8 @@ timed five times, and the median is told beside what it is compared with, in tur
 """
 
 import argparse
+import base64
+import json
 import os
 import secrets
 import socket
@@ -25,6 +27,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -89,6 +92,11 @@ class House:
         }
         (folder / "store").mkdir()
         self.do(ROOT, "git", "init", "--quiet", "--bare", "--initial-branch", "main", str(folder / "remote.git"))
+        self._fill()
+
+    def _fill(self) -> None:
+        """Bring the clone about, and its remotes."""
+        folder = self.folder
         self.do(ROOT, "git", "clone", "--quiet", str(ROOT), str(self.home))
         self._pipeline()
         who = ["--name", "Bench", "--email", "bench@example.org"]
@@ -135,8 +143,17 @@ class House:
             stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=process.die_with_parent,  # noqa: PLW1509
         )  # fmt: skip
 
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        """The server's answer to a POST."""
+        password = base64.b64encode(self.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
+        asked = urllib.request.Request(self.environment["PREFECT_API_URL"] + path, json.dumps(body).encode())
+        asked.add_header("Content-Type", "application/json")
+        asked.add_header("Authorization", f"Basic {password}")
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return json.load(answer)
+
     @contextmanager
-    def server(self) -> Iterator[None]:
+    def server(self) -> Iterator["subprocess.Popen[bytes]"]:
         with socket.socket() as door:
             door.bind(("127.0.0.1", 0))
             port = door.getsockname()[1]
@@ -149,7 +166,7 @@ class House:
                 raise SystemExit((self.folder / "log.txt").read_text())
             time.sleep(0.2)
         try:
-            yield
+            yield child
         finally:
             child.terminate()
             child.wait()

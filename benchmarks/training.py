@@ -3,14 +3,15 @@
     dvc repro tokenization_gate@sample-qa                    # its features, in any project with such a pipeline
     python -m benchmarks.training --pipeline sample-qa [--project FOLDER] [--steps 20] [--without WAY …]
 
-In one run, over the same features of that pipeline, in batches of the size that its params.yaml says:
-  engine   trainwright.engine.training.train: batches of similar length, the precision this machine has, with
-           logging, a validation of one batch and a checkpoint at the end
-  bare     a plain torch loop over the very same batches, in the same precision
+In one run, over the same features of that pipeline:
+  engine   trainwright.engine.training.train: batches of similar length and of the size that params.yaml says, with the
+           dropout that it says, in the precision this machine has, with logging, a validation of one batch and a
+           checkpoint at the end
+  bare     a plain torch loop over the very same batches, in the same precision and with the same dropout
   script   transformers' Trainer with its defaults over batches as its example script for the task makes them by
-           default (examples/pytorch): 8 examples in random order and float32, padded to a fixed length (run_qa,
-           run_glue), padded to the longest of the batch (run_ner, run_swag, run_translation), or all texts joined and
-           cut into blocks, the last part left out (run_mlm, run_clm)
+           default (examples/pytorch): 8 examples in random order, float32, the base model's dropout, padded to a fixed
+           length (run_qa, run_glue), padded to the longest of the batch (run_ner, run_swag, run_translation), or all
+           texts joined and cut into blocks, the last part left out (run_mlm, run_clm)
   unpacked for `clm` alone, the bare loop over every text by itself, in random order, padded to the longest of the batch
 Each reads the model, trains and saves it; what is counted is the tokens of texts that went in, for padding is no work
 done. They take turns, twice, so that a machine that slows down slows all of them, and what is counted is processor
@@ -52,6 +53,7 @@ class Case:
     features: pa.Table
     batch: int
     scratch: bool
+    dropout: float | None
 
     @property
     def positions(self) -> int:
@@ -83,7 +85,17 @@ def case(project: Path, name: str, steps: int) -> Case:
     tokenizer = AutoTokenizer.from_pretrained(made / "tokenizer", local_files_only=True)
     base = base_model.resolve(layout, pipeline)
     features = table.take(pa.array(chosen)).combine_chunks()
-    return Case(pipeline.task, part, base, settings, tokenizer, features, batch, pipeline.scratch is not None)
+    return Case(
+        pipeline.task,
+        part,
+        base,
+        settings,
+        tokenizer,
+        features,
+        batch,
+        pipeline.scratch is not None,
+        pipeline.training.dropout,
+    )
 
 
 def engine(case: Case) -> float:
@@ -92,7 +104,7 @@ def engine(case: Case) -> float:
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.training import Job, train
 
-    params = Training(epochs=1, batch_size=case.batch, checkpoint_every=10_000)
+    params = Training(epochs=1, batch_size=case.batch, dropout=case.dropout, checkpoint_every=10_000)
     data = {"train": FeatureTable(case.features), "validation": FeatureTable(case.features.slice(0, case.batch))}
     with tempfile.TemporaryDirectory() as folder:
         run, live = Path(folder) / "run", Path(folder) / "live"
@@ -102,14 +114,14 @@ def engine(case: Case) -> float:
         return time.process_time() - began
 
 
-def loop(case: Case, batches: list[Batch], precision: str) -> float:
+def loop(case: Case, batches: list[Batch], precision: str, dropout: float | None) -> float:
     """Processor seconds of a bare training loop over the batches, from reading the model to saving it."""
     import torch
 
-    from trainwright.engine.prediction import autocast, load_model
+    from trainwright.engine.prediction import autocast, load_base
 
     began = time.process_time()
-    model = load_model(case.part.AUTO_CLASS, case.base, case.settings, case.scratch)
+    model, _ = load_base(case.part.AUTO_CLASS, case.base, case.base, case.settings, dropout, case.scratch)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(batches))
@@ -214,11 +226,11 @@ def measure(case: Case, precision: str, without: Sequence[str]) -> dict[str, flo
     """Tokens a processor second of each way that is not left out."""
     ways: dict[str, Callable[[], float]] = {
         "engine": lambda: engine(case),
-        "bare": lambda: loop(case, similar(case), precision),
+        "bare": lambda: loop(case, similar(case), precision, case.dropout),
         "script": lambda: script(case),
     }
     if case.task == "clm":
-        ways["unpacked"] = lambda: loop(case, unpacked(case), "float32")
+        ways["unpacked"] = lambda: loop(case, unpacked(case), precision, case.dropout)
     joined = sum(len(block["input_ids"]) for block in blocks(case)) if case.task in JOINED else 0
     done = {"script": joined or case.tokens}
     return {name: done.get(name, case.tokens) / way() for name, way in ways.items() if name not in without}

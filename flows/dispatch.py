@@ -40,16 +40,23 @@ Say = Callable[[dvc.Line], None]
 
 
 def reproduce(
-    project: dvc.Project, layout: Layout, stage: str, label: str, running: Running, say: Say, seconds: float
+    project: dvc.Project,
+    layout: Layout,
+    stage: str,
+    label: str,
+    running: Running,
+    say: Say,
+    seconds: float,
+    force: bool = False,
 ) -> str:
     """Bring `stage` (`training@sample-qa`) about on a worker that serves `label`: as `dvc.Project.reproduce`, with its
-    outputs here and its entry in dvc.lock when it returns.
+    outputs here and its entry in dvc.lock when it returns. With `force` it runs even where nothing has changed.
 
     Where it fails, the layout's failure file says what it said there. Raises dvc.StageError then, TimeoutError
     `seconds` after it began, InputError where there is no remote to travel by, MachineryError where nobody serves the
     label, the worker dies, or what it made does not come back whole. The run is cancelled on any exception.
     """
-    if project.entries([stage]) and not project.changes(stage, missing=False):
+    if not force and project.entries([stage]) and not project.changes(stage, missing=False):
         with suppress(MachineryError):  # it was made, here or elsewhere; only its outputs are not here
             project.restore([stage])
             project.verify(stage)
@@ -75,6 +82,7 @@ def reproduce(
                 "versions": worker.versions(),
                 "devices": running.labels.get(label, Label()).gpus,
                 "seconds": seconds,
+                "force": force,
             }
             result = journey.run(deployment, parameters, seconds)
     if result.exit_code:

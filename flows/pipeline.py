@@ -55,7 +55,7 @@ class Pipeline:
         forced: str | None = None,
     ) -> None:
         """With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run. The stage
-        `forced` runs even where nothing has changed; sent to a worker, it may come from that one's cache."""
+        `forced` runs even where nothing has changed."""
         self.goal, self.forced = goal, forced
         self.layout, self.project, self.running, self.terminal = layout, project, running, terminal
         self.nodes: list[dvc.Node] = []
@@ -135,15 +135,16 @@ class Pipeline:
             if not line.transient:
                 logger.info("%s", line.text)
 
-        label = self.running.label(self.layout.pipeline, name)
+        label, force = self.running.label(self.layout.pipeline, name), name == self.forced
         self.terminal.heading(f"{stage} on {label}" if label else stage)
         self.layout.failure(name).unlink(missing_ok=True)
         try:
             if label:
                 from flows import dispatch
 
-                return Outcome(dispatch.reproduce(self.project, self.layout, stage, label, self.running, say, seconds))
-            return Outcome(self.project.reproduce(stage, say, seconds, force=name == self.forced))
+                where = self.project, self.layout, stage, label, self.running
+                return Outcome(dispatch.reproduce(*where, say, seconds, force))
+            return Outcome(self.project.reproduce(stage, say, seconds, force))
         except TimeoutError:
             words = f"stopped after {duration(seconds)}, its timeout_minutes under operations in params.yaml"
             return Outcome("TimedOut", MachineryError.exit_code, words)

@@ -139,9 +139,11 @@ def stage(
     versions: dict[Package, Version],
     devices: Annotated[int, Field(ge=0, le=64)],
     seconds: Annotated[float, Field(gt=0)],
+    force: bool = False,
 ) -> State[Any]:
     """Run one stage as a worker. `ref` of the Git remote has `commit`; `lock` is dvc.lock as far as the stage needs it,
-    `digest` its SHA-256; `versions` are the packages that whoever asks has; it may take `seconds`.
+    `digest` its SHA-256; `versions` are the packages that whoever asks has; it may take `seconds`. With `force`
+    it is run even where its outputs are known.
     """
     if parent := os.environ.get(worker.PARENT):
         process.die_with_parent(signal.SIGTERM, int(parent))
@@ -150,7 +152,7 @@ def stage(
     with _Watch(run) as watch:
         try:
             _same(lock, digest, versions)
-            result = _work(home, Layout(home, pipeline), stage, commit, ref, lock, devices, seconds, watch)
+            result = _work(home, Layout(home, pipeline), stage, commit, ref, lock, devices, seconds, force, watch)
         except TrainwrightError as error:
             result = Result("Failed", error.exit_code, f"{error} (on worker {name})")
         except Stopped as error:
@@ -182,6 +184,7 @@ def _work(
     lock: str,
     devices: int,
     seconds: float,
+    force: bool,
     watch: _Watch,
 ) -> Result:
     """Run the stage in a workspace and push what it made."""
@@ -210,7 +213,7 @@ def _work(
                 logger.info("%s", line.text)
 
         try:
-            state = project.reproduce(full, say, seconds)
+            state = project.reproduce(full, say, seconds, force=force)
         except TimeoutError:
             return Result("TimedOut", MachineryError.exit_code, f"stopped after {seconds:.0f} s")
         except dvc.StageError as error:

@@ -36,7 +36,7 @@ QUIET = {
 }
 SERVED = {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle would be code of whoever can write results
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; a run that is silent for three times as long has died
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; a run that is silent for twice as long has died
 }
 EMBEDDED = {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 

@@ -31,7 +31,7 @@ from flows.terminal import Terminal
 from trainwright import operations
 from trainwright.core.layout import Layout
 _, running = operations.load(Path("params.yaml"))
-sys.exit(Pipeline(Layout(Path.cwd(), "toy"), dvc.Project(Path.cwd()), running, Terminal(), sys.argv[1]).run())
+sys.exit(Pipeline(Layout(Path.cwd(), "toy"), dvc.Project(Path.cwd()), running, Terminal(), *sys.argv[1:]).run())
 """
 WHERE = "basename $TRAINWRIGHT_ROOT"
 STAGES: dict[str, dict[str, Any]] = {
@@ -160,13 +160,13 @@ class World:
         self.started.append(worker)
         return worker
 
-    def start(self, goal: str) -> subprocess.Popen[str]:
-        """Start to run a stage and what it waits for, in `home`."""
-        return self.home.start("-c", RUN, goal, **self.environment)
+    def start(self, *goal: str) -> subprocess.Popen[str]:
+        """Start to run a stage and what it waits for, in `home`; a second one is forced."""
+        return self.home.start("-c", RUN, *goal, **self.environment)
 
-    def run(self, goal: str, code: int = 0) -> str:
+    def run(self, *goal: str, code: int = 0) -> str:
         """What a run says on the terminal, once it has ended with exit code `code`."""
-        child = self.start(goal)
+        child = self.start(*goal)
         try:
             said, errors = child.communicate(timeout=180)
         finally:
@@ -221,6 +221,7 @@ def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(worl
     done = subprocess.run(status, cwd=world.home.root, capture_output=True, text=True)
     assert "up to date" in done.stdout, done.stdout + done.stderr
     assert "Skipped" in world.run("evaluation")
+    assert "    learning" in world.run("training", "training").splitlines()  # forced: no cache answers for it
     assert git(world.folder / "remote.git", "for-each-ref", "refs/trainwright") == ""
 
 
@@ -247,7 +248,7 @@ def test_data_travel_by_s3_and_an_edit_that_is_not_committed_travels_too(world: 
 
 
 def test_a_workers_no_comes_back_in_its_own_words_and_is_not_asked_again(world: World) -> None:
-    assert "splitting@toy Failed: these rows are no good" in world.run("splitting", 1)
+    assert "splitting@toy Failed: these rows are no good" in world.run("splitting", code=1)
     assert world.two.read("tries") == "tried\n"
 
 
@@ -256,7 +257,7 @@ def test_a_label_that_nobody_serves_is_an_error_that_names_it_and_why_a_worker_w
     assert refused.wait(120) == 2
     log = (world.folder / "two.log").read_text()
     assert "vast needs memory_gb: 1000000.0, this machine has" in log
-    said = world.run("augmentation", 3)
+    said = world.run("augmentation", code=3)
     assert "waiting: no worker serves the label nowhere" in said
     assert "was refused at" in said
     assert "Start one: `trainwright worker nowhere`" in said
