@@ -227,14 +227,19 @@ class Project:
         return state or "Completed"
 
     def inputs(self, stage: str) -> dict[str, str]:
-        """What `stage` reads of other stages' outputs: each path, and the stage that makes it."""
+        """What `stage` reads of other stages' outputs: each path, and the stage that makes it.
+
+        With a gate's certificate it reads all that the gate has left (trainwright/core/certificate.py).
+        """
         made = {out.fs_path: out for known in self._stages() for out in known.outs}
         found = {}
         for dep in self._stage(stage).deps:
             inside = [Path(dep.fs_path), *Path(dep.fs_path).parents]
             out = next((made[str(path)] for path in inside if str(path) in made), None)
             if out is not None:
-                found[os.path.relpath(dep.fs_path, self.root)] = str(out.stage.name)
+                found[os.path.relpath(dep.fs_path, self.root)] = name = str(out.stage.name)
+                if name.partition("@")[0].endswith("_gate"):
+                    found |= {os.path.relpath(other.fs_path, self.root): name for other in out.stage.outs}
         return found
 
     def sources(self, stage: str) -> list[str]:
