@@ -1,11 +1,15 @@
-"""A person's yes or no to a publication: asked on the terminal, or in Prefect's form while the flow is paused."""
+"""A person's yes or no to a publication: asked on the terminal, or in Prefect's form while a flow of its own is paused.
+
+Of its own, since a server takes a run's place under its deployment's limit when the run is paused: the next tick begins
+then, and the engine ends the run minutes later, when it finds the lease of its place gone.
+"""
 
 import sys
 
-from prefect import pause_flow_run
+from prefect import flow, pause_flow_run
 from prefect.exceptions import FlowPauseTimeout
 from prefect.input import RunInput
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flows import server
 from trainwright.core.errors import Fault, InputError, RefusedError
@@ -17,7 +21,7 @@ class Approval(RunInput):
     """What Prefect's form asks for."""
 
     approve: bool = Field(description="Publish this version and put it to use?")
-    who: str = Field(min_length=1, description="Your name, for the record")
+    who: str = Field(pattern=r"\S", description="Your name, for the record")
     why: str = ""
 
 
@@ -34,11 +38,26 @@ def ask(pipeline: str, words: str, hours: float) -> str:
     if server.embedded():
         reason = "approval: required, and nobody can be asked here"
         raise InputError(Fault("params.yaml", reason, "Run it in a terminal, or under a Prefect server."))
-    form = Approval.with_initial_data(description=f"**{pipeline}**\n\n{words}")
-    try:
-        said = pause_flow_run(wait_for_input=form, timeout=int(hours * 3600), poll_interval=POLL)
-    except FlowPauseTimeout:
-        raise RefusedError(f"{pipeline} was not published: nobody approved it within {hours:g} hours.") from None
+    said = _wait(pipeline, words, hours)
+    if said is None:
+        raise RefusedError(f"{pipeline} was not published: nobody approved it within {hours:g} hours.")
     if not said.approve:
         raise RefusedError(f"{pipeline} was not approved, by {said.who}{f': {said.why}' if said.why else ''}.")
     return f"{said.who}{f': {said.why}' if said.why else ''}"
+
+
+def _wait(pipeline: str, words: str, hours: float) -> Approval | None:
+    """What a person said; None where nobody did."""
+    form = Approval.with_initial_data(description=f"**{pipeline}**\n\n{words}")
+    found: list[Approval] = []
+
+    def body() -> None:
+        found.append(pause_flow_run(wait_for_input=form, timeout=max(1, int(hours * 3600)), poll_interval=POLL))
+
+    try:
+        flow(name="approval", flow_run_name=pipeline, persist_result=False)(body)()
+    except FlowPauseTimeout:
+        return None
+    except ValidationError:  # the run was set going again by other means than the form
+        raise RefusedError(f"{pipeline} was not published: its run was resumed without an answer.") from None
+    return found[0]

@@ -193,8 +193,24 @@ def _run(
         "label": run.work_queue_name,
         "state": state.name if state else None,
         "since": _iso(since),
-        "why": _why(run, runs, labels, queues),
+        "why": _why(run, runs, labels, queues) or _asks(client, run),
     }
+
+
+def _asks(client: "SyncPrefectClient", run: "FlowRun") -> str | None:
+    """That a retrain waits for a person's approval, in words; None for one that does not."""
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+
+    if run.work_queue_name != RETRAIN:
+        return None
+    asking = filters.FlowRunFilter(
+        parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=[run.id]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.PAUSED])),
+    )
+    if not client.read_flow_runs(flow_run_filter=asking, limit=1):
+        return None
+    return "it waits for a person's answer: open its run `approval` in the server's UI"
 
 
 def _why(run: "FlowRun", runs: "list[FlowRun]", labels: dict[str, Told], queues: "dict[str, WorkQueue]") -> str | None:
@@ -203,7 +219,7 @@ def _why(run: "FlowRun", runs: "list[FlowRun]", labels: dict[str, Told], queues:
     if state is None or state.is_running():
         return None
     if state.is_paused():
-        return "it waits for a person's answer: see its page in the server's UI"
+        return "it was paused by hand: see its page in the server's UI"
     if state.name in HELD_BACK:
         return HELD_BACK[state.name]
     queue, known = queues.get(label), labels.get(label)

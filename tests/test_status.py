@@ -125,7 +125,7 @@ def test_a_paused_schedule_and_one_that_was_never_deployed_show_no_tick(deployed
     assert "two none not deployed" in shown(status.status(deployed.root))
 
 
-def test_a_run_that_waits_for_a_person_says_so(deployed: Toy) -> None:
+def test_a_run_that_was_paused_by_hand_says_so(deployed: Toy) -> None:
     from prefect.states import Pending, Running, Suspended
 
     with client() as api:
@@ -134,6 +134,4 @@ def test_a_run_that_waits_for_a_person_says_so(deployed: Toy) -> None:
             api.set_flow_run_state(run.id, state, force=True)
     wait(lambda: status.status(deployed.root)["runs"], 20, "the run is not told")
     (told,) = status.status(deployed.root)["runs"]
-    assert (told["what"], told["why"]) == (
-        "retrain one", "it waits for a person's answer: see its page in the server's UI"
-    )  # fmt: skip
+    assert (told["what"], told["why"]) == ("retrain one", "it was paused by hand: see its page in the server's UI")
