@@ -242,6 +242,11 @@ class Retrain:
         }
 
 
+def shown(outcome: str) -> str:
+    """The name of the state in which Prefect shows an outcome; flows/deploy.py knows each as an end."""
+    return outcome.title().replace(" ", "")
+
+
 def _told(tick: Retrain, decision: Decision) -> State[Any]:
     """Tell of a decision inside of a flow run. Returns the state that Prefect shows of it."""
     get_run_logger().info("%s: %s", decision.outcome, decision.words)
@@ -249,7 +254,7 @@ def _told(tick: Retrain, decision: Decision) -> State[Any]:
     if decision.outcome in EVENTS:
         notify.notify(tick.running, EVENTS[decision.outcome], tick.name, decision.words)
     kind = StateType.FAILED if decision.outcome == FAILED else StateType.COMPLETED
-    return State(type=kind, name=decision.outcome.title().replace(" ", ""), message=decision.words)
+    return State(type=kind, name=shown(decision.outcome), message=decision.words)
 
 
 @flow(name="retrain", flow_run_name="{name}", validate_parameters=True)

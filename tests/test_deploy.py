@@ -114,6 +114,19 @@ def test_remove_takes_away_all_that_deploy_made_and_may_be_said_twice(project: T
         assert not ours and not api.read_automations_by_name(DEAD_RUNS.name)
 
 
+def test_every_name_that_a_final_state_has_is_one_that_the_automation_knows(prefect_api: None) -> None:
+    """It could not end such a run, but would try."""
+    from prefect import states
+
+    from flows import deploy, retrain
+
+    theirs = (states.Completed, states.Failed, states.Crashed, states.Cancelled)
+    stages = {"Completed", "Cached", "Skipped", "Failed", "TimedOut", "Stopped"}  # flows/remote_stage.py
+    words = (retrain.NOTHING, retrain.PUBLISHED, retrain.UNPUBLISHED, retrain.REFUSED, retrain.FAILED)
+    names = {make().name for make in theirs} | stages | {retrain.shown(outcome) for outcome in words}
+    assert {f"prefect.flow-run.{name}" for name in names} <= deploy.DEAD_RUNS.trigger.expect
+
+
 def test_a_notification_block_that_nobody_saved_is_named_before_anything_is_made(project: Toy) -> None:
     pipelines(project, "one", notifications=[{"block": "slack-webhook/ops"}])
     with pytest.raises(InputError, match=r"notifications\[0\].block.*no block slack-webhook/ops"):

@@ -1,24 +1,15 @@
 """What people see on Prefect's own pages: a real server with a password, a real run, and a browser."""
 
-import base64
 import json
-import os
-import secrets
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Toy, wait
+from conftest import Toy
+from fixtures.serving import Server, serving
 from test_flow import METRICS, RESULT
 from test_report import CHROMIUM, FLAGS, needs_browser
 
-from trainwright.core import process
 from trainwright.report import page, plots, results
 
 pytestmark = pytest.mark.slow
@@ -52,53 +43,10 @@ retrain()
 """
 
 
-@dataclass(frozen=True)
-class Server:
-    url: str
-    password: str
-
-    def artifacts(self) -> dict[str, str]:
-        """The ids of the newest artifacts, by their keys."""
-        asked = urllib.request.Request(f"{self.url}/api/artifacts/latest/filter", b"{}")
-        asked.add_header("Content-Type", "application/json")
-        asked.add_header("Authorization", f"Basic {base64.b64encode(self.password.encode()).decode()}")
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return {str(artifact["key"]): str(artifact["latest_id"]) for artifact in json.load(answer)}
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{door.getsockname()[1]}"
-    password = f"ops:{secrets.token_hex(8)}"
-    environment = {
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_SERVER_API_AUTH_STRING": password,
-        "PREFECT_SERVER_UI_API_URL": f"{url}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--port", url.rpartition(":")[2]],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=process.die_with_parent,  # noqa: PLW1509
-    )
-    wait(lambda: answers(url), 120, "the server does not answer")
-    yield Server(url, password)
-    child.terminate()
-    child.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{url}/api/health", timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # it wants to know who asks
-    except OSError:
-        return False
-    return True
+    with serving(tmp_path / "prefect") as found:
+        yield found
 
 
 @needs_browser
@@ -125,11 +73,10 @@ def test_a_runs_page_shows_its_gates_scores_picture_progress_and_comparison(toy:
             "outs": [f"{folder}/report"],
         },
     )
-    known = {"PREFECT_API_URL": f"{server.url}/api", "PREFECT_API_AUTH_STRING": server.password}
-    child = toy.start("-c", RUN, **known)
+    child = toy.start("-c", RUN, **server.environment)
     said = child.communicate(timeout=180)
     assert child.returncode == 0, said
-    found = server.artifacts()
+    found = {made["key"]: made["latest_id"] for made in server.ask("/artifacts/latest/filter")}
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()

@@ -1,0 +1,121 @@
+"""The automation that ends dead runs, at work: a real server, flows whose processes are killed, and flows that end."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Toy, wait
+from fixtures.serving import Server, serving
+
+pytestmark = pytest.mark.slow
+
+SOON = 10  # seconds, the least that Prefect takes; a living run beats every 30, so that this is for dead ones
+DEPLOY = """
+import sys
+from datetime import timedelta
+from flows import deploy, pool
+trigger = deploy.DEAD_RUNS.trigger.model_copy(update={"within": timedelta(seconds=float(sys.argv[1]))})
+with pool.client() as api:
+    api.create_automation(deploy.DEAD_RUNS.model_copy(update={"trigger": trigger}))
+"""
+LIVE = """
+import pathlib, signal, sys
+from prefect import flow, pause_flow_run
+from prefect.runtime import flow_run
+
+@flow(name=sys.argv[1])
+def live():
+    pathlib.Path(sys.argv[1]).write_text(str(flow_run.id))
+    if sys.argv[1] == "waiting":
+        pause_flow_run(timeout=3600, poll_interval=1)
+    signal.pause()
+
+live()
+"""
+END = """
+import json
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+
+def body(kind, name):
+    ended[flow_run.id] = name
+    return State(type=kind, name=name)
+
+ended = {}
+for pair in (("COMPLETED", "Completed"), ("COMPLETED", "Published"), ("FAILED", "Stopped")):
+    flow(name="ended", persist_result=False)(body)(*pair, return_state=True)
+print(json.dumps(ended))
+"""
+
+
+@pytest.fixture
+def server(toy: Toy) -> Iterator[Server]:
+    with serving(toy.root / "prefect") as found:
+        yield found
+
+
+def python(toy: Toy, server: Server, script: str, *arguments: str) -> subprocess.Popen[str]:
+    return toy.start("-c", script, *arguments, **server.environment)
+
+
+def said(toy: Toy, server: Server, script: str, *arguments: str) -> str:
+    """What a process says that ends well."""
+    child = python(toy, server, script, *arguments)
+    out, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, out + errors
+    return out
+
+
+def begun(toy: Toy, server: Server, name: str) -> tuple[subprocess.Popen[str], str]:
+    """A process in a flow that does not end by itself, once the server has a heartbeat of it; and the run's id."""
+    child = python(toy, server, LIVE, name)
+    wait(lambda: (toy.root / name).exists() and toy.read(name), 60, f"{name} does not begin")
+    run = toy.read(name)
+    resource = {"id": [f"prefect.flow-run.{run}"]}
+    asked = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "any_resource": resource}}
+    wait(lambda: server.ask("/events/filter", asked)["events"], 60, f"{name} does not beat")
+    return child, run
+
+
+def state(server: Server, run: str) -> dict[str, Any]:
+    (found,) = server.ask("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    return dict(found["state"])
+
+
+def crashed(server: Server, run: str) -> bool:
+    found = state(server, run)
+    return (found["type"], found["message"]) == ("CRASHED", "no heartbeat: its process has died")
+
+
+def test_a_run_whose_process_was_killed_is_ended_and_one_that_has_ended_is_not(toy: Toy, server: Server) -> None:
+    said(toy, server, DEPLOY, str(SOON))
+    ended = json.loads(said(toy, server, END))
+    child, run = begun(toy, server, "working")
+    child.kill()
+    child.communicate()
+    wait(lambda: crashed(server, run), 120, "the run goes on without a process")
+    assert {run: state(server, run)["name"] for run in ended} == ended
+
+
+@pytest.mark.skipif("TRAINWRIGHT_SLOW" not in os.environ, reason="TRAINWRIGHT_SLOW is unset: this waits two minutes")
+def test_as_deployed_it_lets_runs_live_that_work_or_wait_for_a_person(toy: Toy, server: Server) -> None:
+    from flows import deploy
+
+    said(toy, server, DEPLOY, str(deploy.SILENCE.total_seconds()))
+    living = [begun(toy, server, name) for name in ("working", "waiting")]
+    try:
+        wait(lambda: state(server, living[1][1])["name"] == "Paused", 60, "it does not wait")
+        (toy.root / "working").unlink()
+        child, run = begun(toy, server, "working")
+        child.kill()
+        child.communicate()
+        wait(lambda: crashed(server, run), 240, "the run goes on without a process")
+        assert [state(server, run)["name"] for _, run in living] == ["Running", "Paused"]
+    finally:
+        for child, _ in living:
+            child.kill()
+            child.communicate()
