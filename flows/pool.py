@@ -6,7 +6,7 @@ be given along with a run. Import this only once Prefect's settings are made (fl
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -24,14 +24,14 @@ TEMPLATE: dict[str, Any] = {
     "variables": {"type": "object", "properties": {}, "additionalProperties": False},
 }
 RECORD = "worker_"  # what names of variables begin with that tell of a worker
-FRESH = timedelta(seconds=30)  # a worker is heard of every five
+FRESH = timedelta(seconds=60)  # a worker is heard of every five, one that others have started every thirty
 FORGOTTEN = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Worker:
     """What a worker said of itself when it started. `has` is what needs are held against; `refused` is the need that
-    it did not meet, after which it did not start.
+    it did not meet, after which it did not start. The server adds when it was last `heard`, and whether that is fresh.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Worker:
     since: str
     has: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
+    heard: datetime | None = None
     alive: bool = False
 
 
@@ -75,23 +76,29 @@ def retire(api: SyncPrefectClient, name: str) -> None:
 
 
 def workers(api: SyncPrefectClient) -> list[Worker]:
-    """The workers that the server knows, the newest first; `alive` are those heard of within FRESH."""
+    """The workers that the server knows, the newest first; `alive` are those heard of within FRESH.
+
+    One that others have started has no label that we know of, and one that was not heard of for a week is forgotten.
+    """
     try:
         heard = {known.name: known.last_heartbeat_time for known in api.read_workers_for_work_pool(POOL)}
     except PrefectHTTPStatusError as error:
         if error.response.status_code != HTTPStatus.NOT_FOUND:
             raise
         heard = {}  # there is no pool yet
-    now, found = datetime.now(UTC), []
-    for variable in api.read_variables(limit=200):
-        if variable.name.startswith(RECORD) and isinstance(variable.value, dict):
-            worker = Worker(**variable.value)
-            last = heard.get(worker.name) or datetime.fromisoformat(worker.since)
-            if now - last > FORGOTTEN:
-                retire(api, worker.name)
-                continue
-            alive = not worker.refused and now - last < FRESH
-            found.append(Worker(**{**variable.value, "alive": alive}))
+    said = [
+        Worker(**variable.value)
+        for variable in api.read_variables(limit=200)
+        if variable.name.startswith(RECORD) and isinstance(variable.value, dict)
+    ]
+    now, found, unknown = datetime.now(UTC), [], heard.keys() - {worker.name for worker in said}
+    for worker in (*said, *(Worker(name, [], "", now.isoformat()) for name in unknown)):
+        last = heard.get(worker.name)
+        if now - (last or datetime.fromisoformat(worker.since)) > FORGOTTEN:
+            retire(api, worker.name)
+            continue
+        alive = not worker.refused and last is not None and now - last < FRESH
+        found.append(replace(worker, heard=last, alive=alive))
     return sorted(found, key=lambda worker: worker.since, reverse=True)
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, WorkQueue
 
-FRESH = timedelta(seconds=60)  # a worker beats every 30 s at most, and asks for work every 15 s at most
+    from flows.pool import Worker
+
 WIDEST = 120
 HELD_BACK = {
     "AwaitingConcurrencySlot": "another run of the same pipeline is running",
@@ -104,7 +105,7 @@ def _serve(told: Told, running: Running) -> None:
             queues = {queue.name: queue for queue in client.read_work_queues(work_pool_name=pool.POOL)}
         except ObjectNotFound:
             queues = {}
-        told["workers"] = _workers(client) if queues else []
+        told["workers"] = [_worker(known) for known in pool.workers(client)] if queues else []
         runs = _runs(client) if queues else []
         told["labels"] = [
             _label(name, queues, told["workers"], running) for name in (RETRAIN, *sorted(running.served()))
@@ -113,33 +114,19 @@ def _serve(told: Told, running: Running) -> None:
         told["runs"] = [_run(client, run, runs, labels, queues) for run in runs]
 
 
-def _workers(client: "SyncPrefectClient") -> list[Told]:
-    """The workers that have been heard of; each has said on the server which labels it serves."""
-    from flows import pool
-
-    said = {
-        variable.value["name"]: variable.value
-        for variable in client.read_variables(limit=200)
-        if variable.name.startswith("worker_") and isinstance(variable.value, dict)
+def _worker(known: "Worker") -> Told:
+    return {
+        "name": known.name,
+        "labels": known.labels,
+        "alive": known.alive,
+        "heard": _iso(known.heard),
+        "refused": known.refused or None,
     }
-    heard = {known.name: known.last_heartbeat_time for known in client.read_workers_for_work_pool(pool.POOL)}
-    now, found = datetime.now(UTC), []
-    for name in sorted({*said, *heard}):
-        last, own = heard.get(name), said.get(name, {})
-        alive = not own.get("refused") and last is not None and now - last < FRESH
-        found.append(
-            {
-                "name": name,
-                "labels": own.get("labels", []),
-                "alive": alive,
-                "heard": _iso(last),
-                "refused": own.get("refused") or None,
-            }
-        )
-    return found
 
 
 def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], running: Running) -> Told:
+    from flows import pool
+
     needs = running.labels[name].model_dump(exclude_none=True) if name in running.labels else {}
     queue = queues.get(name)
     asked = queue.last_polled if queue else None
@@ -149,7 +136,7 @@ def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], runni
         "workers": [worker["name"] for worker in workers if worker["alive"] and name in worker["labels"]],
         "refused": [worker["refused"] for worker in workers if worker["refused"] and name in worker["labels"]],
         "polled": _iso(asked),
-        "live": asked is not None and datetime.now(UTC) - asked < FRESH,
+        "live": asked is not None and datetime.now(UTC) - asked < pool.FRESH,
     }
 
 
