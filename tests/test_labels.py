@@ -2,19 +2,19 @@
 
 import json
 import os
-import secrets
+import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import BEAT, ROOT, Toy, wait
+from fixtures.serving import Server, serving
 
 from trainwright.core import process
 
@@ -33,6 +33,40 @@ from trainwright.core.layout import Layout
 _, running = operations.load(Path("params.yaml"))
 sys.exit(Pipeline(Layout(Path.cwd(), "toy"), dvc.Project(Path.cwd()), running, Terminal(), *sys.argv[1:]).run())
 """
+IN_A_WORKSPACE = """
+import sys
+from pathlib import Path
+from flows import server
+server.settle(Path.cwd())
+from flows import dvc, git
+from flows.pipeline import Pipeline
+from flows.terminal import Terminal
+from flows.workspace import workspace
+from trainwright import operations
+from trainwright.core.layout import Layout
+_, running = operations.load(Path("params.yaml"))
+with workspace(Path.cwd(), "toy", git.head(Path.cwd())) as space:
+    (space.root / "in.txt").write_text("a workspace's rows\\n")
+    layout, project = Layout(space.root, "toy"), dvc.Project(space.root)
+    code = Pipeline(layout, project, running, Terminal(), "training").run()
+    print((space.root / "b").read_text())
+sys.exit(code)
+"""
+# A training that keeps a checkpoint when it is told to end; tests/test_training.py has the real one.
+LEARN = """
+import os, pathlib, signal, sys, time
+where, kept = pathlib.Path(os.environ["TRAINWRIGHT_ROOT"]), pathlib.Path(".trainwright/checkpoints/learnt")
+if kept.exists():
+    pathlib.Path("e").write_text(f"{kept.read_text()} began, {where.name} went on")
+    sys.exit()
+def keep(*_):
+    kept.write_text(where.name)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, keep)
+(where / "pid").write_text(str(os.getpid()))
+while True:
+    time.sleep(0.05)
+"""
 WHERE = "basename $TRAINWRIGHT_ROOT"
 STAGES: dict[str, dict[str, Any]] = {
     "cleaning": {"cmd": "cp in.txt a", "deps": ["in.txt"], "outs": ["a"]},
@@ -41,6 +75,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "training": {"cmd": f"cat result; echo learning; ({WHERE}; cat a) > b", "deps": ["a", "paper"], "outs": ["b"]},
     "evaluation": {"cmd": f"({WHERE}; cat b) > c", "deps": ["b"], "outs": ["c"]},
     "tokenization": {"cmd": "exec python beat.py $TRAINWRIGHT_ROOT/pid", "deps": ["a"], "outs": ["d"]},
+    "postprocessing": {"cmd": "exec python learn.py", "deps": ["a"], "outs": ["e"]},
     "augmentation": {"cmd": "true", "deps": ["a"]},
     "splitting": {"cmd": "echo tried >> $TRAINWRIGHT_ROOT/tries; sh refuse.sh; exit 1", "deps": ["a", "refuse.sh"]},
 }
@@ -53,6 +88,7 @@ PARAMS = {
         "training": "big",
         "evaluation": "small",
         "tokenization": "big",
+        "postprocessing": "big",
         "splitting": "small",
         "augmentation": "nowhere",
     },
@@ -77,10 +113,10 @@ class World:
 
     big: subprocess.Popen[str]  # the worker of the label of this name
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: Server) -> None:
         from dvc.repo import Repo
 
-        self.folder, self.started = folder, list[subprocess.Popen[str]]()
+        self.folder, self.ask, self.started = folder, server.ask, list[subprocess.Popen[str]]()
         (folder / "store").mkdir()
         git(folder, "init", "--quiet", "--bare", "remote.git")
         git(folder, "init", "--quiet", "--initial-branch", "main", "home")
@@ -92,9 +128,10 @@ class World:
         self.home.stages(**STAGES)
         self.home.write("params.yaml", json.dumps(PARAMS))
         self.home.write("beat.py", BEAT)
+        self.home.write("learn.py", LEARN)
         self.home.write("refuse.sh", REFUSE)
         self.home.write("in.txt", "rows\n")
-        self.home.write(".gitignore", "/.trainwright/\n/pid\n/tries\n/paper\n/result\n/a\n/b\n/c\n/d\n")
+        self.home.write(".gitignore", "/.trainwright/\n/pid\n/tries\n/paper\n/result\n/a\n/b\n/c\n/d\n/e\n")
         git(self.home.root, "add", ".")
         git(self.home.root, "commit", "--quiet", "-m", "Begin")
         git(self.home.root, "remote", "add", "origin", str(folder / "remote.git"))
@@ -102,16 +139,9 @@ class World:
         for name in ("one", "two"):
             git(folder, "clone", "--quiet", "--branch", "main", str(folder / "remote.git"), name)
         self.one, self.two = Clone(folder / "one"), Clone(folder / "two")
-        with socket.socket() as door:
-            door.bind(("127.0.0.1", 0))
-            port = door.getsockname()[1]
-        self.password = f"worker:{secrets.token_urlsafe()}"
-        self.address = f"http://127.0.0.1:{port}/api"
         self.environment = {
-            "PREFECT_API_URL": self.address,
-            "PREFECT_API_AUTH_STRING": self.password,
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            **server.environment,
+            "TRAINWRIGHT_CHECKPOINTS": str(folder / "checkpoints"),
             "DVC_SITE_CACHE_DIR": str(folder / "site"),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "PYTHONUNBUFFERED": "1",
@@ -120,15 +150,6 @@ class World:
             "AWS_DEFAULT_REGION": "eu-central-1",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
-            env={**os.environ, **self.environment, "PREFECT_SERVER_API_AUTH_STRING": self.password},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=process.die_with_parent,  # noqa: PLW1509
-        )
-        wait(self.answers, 120, "the server does not answer")
 
     def remote(self, name: str, **settings: str) -> None:
         """Name the DVC remote."""
@@ -136,15 +157,6 @@ class World:
         self.home.write(
             ".dvc/config", "\n".join(["[core]", f"    remote = {name}", f"['remote \"{name}\"']", *lines, ""])
         )
-
-    def answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
-        except urllib.error.HTTPError:
-            return True  # it wants to know who asks
-        except OSError:
-            return False
-        return True
 
     def work(self, clone: Clone, *labels: str) -> subprocess.Popen[str]:
         """Start a worker of `clone`."""
@@ -176,17 +188,6 @@ class World:
         assert child.returncode == code, said + errors
         return said
 
-    def ask(self, path: str, body: dict[str, Any] | None = None, password: bool = True) -> Any:
-        """The server's answer to a POST. Raises HTTPError where it says no."""
-        import base64
-
-        request = urllib.request.Request(f"{self.address}{path}", json.dumps(body or {}).encode())
-        request.add_header("Content-Type", "application/json")
-        if password:
-            request.add_header("Authorization", f"Basic {base64.b64encode(self.password.encode()).decode()}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
     def newest(self) -> dict[str, Any]:
         """The newest run of a stage."""
         runs = self.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}, "sort": "START_TIME_DESC"})
@@ -195,23 +196,25 @@ class World:
     def close(self) -> None:
         for worker in self.started:
             worker.terminate()
-        for child in (*self.started, self.server):
+        for worker in self.started:
             try:
-                child.wait(1 if child is self.server else 40)
+                worker.wait(40)
             except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    found = World(tmp_path_factory.mktemp("world").resolve())
-    try:
-        found.big = found.work(found.one, "big")
-        found.work(found.two, "small")
-        yield found
-    finally:
-        found.close()
+    folder = tmp_path_factory.mktemp("world").resolve()
+    with serving(folder / "prefect") as server:
+        found = World(folder, server)
+        try:
+            found.big = found.work(found.one, "big")
+            found.work(found.two, "small")
+            yield found
+        finally:
+            found.close()
 
 
 def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(world: World) -> None:
@@ -299,6 +302,67 @@ def test_a_run_with_anything_but_the_declared_parameters_is_refused(world: World
     assert world.ask("/flow_runs/count") == before
 
 
+def test_what_a_worker_cannot_do_as_asked_it_refuses_in_words(world: World) -> None:
+    there = PARAMETERS | {"digest": sha256(b"").hexdigest()}
+    asked = {
+        "dvc.lock: it did not arrive as it was sent": PARAMETERS,
+        "constraints.txt: this worker has torch ": there | {"versions": {"torch": "0.0.1"}},
+        f"commit {'0' * 40} is not on the Git remote of this worker": there,
+    }
+    stages = {"deployments": {"name": {"any_": ["stage"]}}}
+    wait(lambda: world.ask("/deployments/filter", stages), 60, "no worker has started")
+    (deployment,) = world.ask("/deployments/filter", stages)
+    made: dict[str, str] = {}
+
+    def is_taken(words: str, label: str) -> bool:
+        run = {"parameters": asked[words], "work_queue_name": label}
+        try:
+            made[words] = world.ask(f"/deployments/{deployment['id']}/create_flow_run", run)["id"]
+        except urllib.error.HTTPError as error:
+            assert error.code == 503  # its database is locked for a moment
+        return words in made
+
+    for words, label in zip(asked, ("big", "small", "big"), strict=True):
+        wait(lambda words=words, label=label: is_taken(words, label), 60, "the server takes no run")
+
+    def states() -> dict[str, Any]:
+        found = world.ask("/flow_runs/filter", {"flow_runs": {"id": {"any_": list(made.values())}}})
+        return {run["id"]: run["state"] for run in found}
+
+    wait(lambda: {state["type"] for state in states().values()} == {"FAILED"}, 120, f"{states()}")
+    for words, run in made.items():
+        told = states()[run]["message"]
+        assert words in told and "(on worker " in told and "Traceback" not in told, told
+
+
+def test_a_run_that_waits_says_with_which_run_the_worker_is_busy_since_when(world: World) -> None:
+    (world.one.root / "pid").unlink(missing_ok=True)
+    busy = world.start("tokenization")
+    waiting = None
+    try:
+        world.one.beating(seconds=120)
+        world.home.write("in.txt", "rows that wait\n")
+        waiting = world.start("training")
+        assert waiting.stdout
+        said = next(line for line in waiting.stdout if "waiting: " in line)
+        assert re.search(r"waiting: \S+ is busy with tokenization@toy since \d\d:\d\d:\d\d", said), said
+        busy.kill()
+        waiting.communicate(timeout=120)
+        assert waiting.returncode == 0
+        assert world.home.read("b") == "one\nrows that wait\n"
+    finally:
+        for child in filter(None, (busy, waiting)):
+            child.kill()
+            child.communicate()
+
+
+def test_a_stage_of_a_retrains_workspace_travels_as_one_of_the_checkout(world: World) -> None:
+    child = world.home.start("-c", IN_A_WORKSPACE, **world.environment)
+    said = child.communicate(timeout=180)
+    assert child.returncode == 0, said
+    assert "one\na workspace's rows\n" in said[0]
+
+
 def test_who_does_not_know_the_servers_password_is_refused(world: World) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         world.ask("/flow_runs/filter", password=False)
@@ -335,3 +399,19 @@ def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: 
         assert run.returncode == 3
         assert "tokenization@toy Failed" in said
         world.big = world.work(world.one, "big")
+
+
+def test_what_a_worker_began_another_goes_on_with_where_they_share_checkpoints(world: World) -> None:
+    (world.one.root / "pid").unlink(missing_ok=True)
+    run = world.start("postprocessing")
+    try:
+        world.one.beating(seconds=120)
+        world.big.terminate()
+        said, _ = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 3 and "postprocessing@toy Failed" in said, said
+    assert world.big.wait(40) == 0
+    world.work(world.two, "big")
+    world.run("postprocessing")
+    assert world.home.read("e") == "one began, two went on"
