@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
 from flows import dvc, git, pool, worker
-from flows.remote_stage import ARTIFACT, ASKED, BEAT, LOGGER, WORKS, Pulse, Result
+from flows.remote_stage import ARTIFACT, ASKED, BEAT, GAVE_UP, LOGGER, WORKS, Pulse, Result
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, write_file
 from trainwright.operations import Label, Running
@@ -35,6 +35,7 @@ ABSENT = 10.0  # seconds without a look at its queue, after which a worker is aw
 SILENCE = 30.0  # seconds without a sign of life, while the server answers, after which a worker is dead
 STARTING = 120.0  # seconds that a worker has to start a run that it took
 AWAY = 600.0  # seconds that the server may be away
+SENT = 3  # times that a stage is sent, where workers take us for dead
 ENDING = 30.0  # seconds that a cancelled run has to end
 Say = Callable[[dvc.Line], None]
 
@@ -84,7 +85,7 @@ def reproduce(
                 "seconds": seconds,
                 "force": force,
             }
-            result = journey.run(deployment, parameters, seconds)
+            result = journey.run_until_kept(deployment, parameters, seconds)
     if result.exit_code:
         write_file(layout.failure(name), json.dumps({"exit_code": result.exit_code, "message": result.words}) + "\n")
         if result.state == "TimedOut":
@@ -143,6 +144,10 @@ def _asking(run: UUID) -> Iterator[None]:
         thread.join()
 
 
+class GivenUpError(MachineryError):
+    """A worker took whoever asked for the stage for dead, and let go of it."""
+
+
 class _Journey:
     """One stage on its way: a worker found, the stage sent, watched, and its result read.
 
@@ -162,6 +167,15 @@ class _Journey:
                 with suppress(ObjectNotFound):
                     return self.api.read_deployment_by_name(pool.STAGE).id
             time.sleep(POLL)
+
+    def run_until_kept(self, deployment: UUID, parameters: dict[str, Any], seconds: float) -> Result:
+        """As `run`, and again where the worker gave up waiting for us, who are alive."""
+        for _ in range(SENT - 1):
+            try:
+                return self.run(deployment, parameters, seconds)
+            except GivenUpError as error:
+                self.say(dvc.Line(f"sent again: {error}"))
+        return self.run(deployment, parameters, seconds)
 
     def run(self, deployment: UUID, parameters: dict[str, Any], seconds: float) -> Result:
         """Have a worker run the stage. Raises MachineryError where it does not come to say how that ended."""
@@ -277,7 +291,9 @@ class _Journey:
         )
         if not made:
             name, state = (ended.labels or {}).get("prefect.worker.name", "the worker"), ended.state
-            raise MachineryError(f"{name} did not finish the stage: {state and state.name}, {state and state.message}")
+            gave_up = state is not None and GAVE_UP in str(state.message)
+            words = f"{name} did not finish the stage: {state and state.name}, {state and state.message}"
+            raise (GivenUpError if gave_up else MachineryError)(words)
         return TypeAdapter(Result).validate_python(made[0].data)
 
     def _cancel(self, run: UUID, why: str) -> None:

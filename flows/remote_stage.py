@@ -31,9 +31,10 @@ from trainwright.core.layout import Layout
 
 BEAT = 1.0  # seconds between two signs of life, each way
 # Seconds without one after which whoever asked is dead. That few, since an orphan holds a device that others wait for,
-# while an error of ours costs little: a training keeps a checkpoint, and who asked for it tries again.
-ORPHANED = 5.0
-SLOW = 1.0  # seconds of a server's answer, over which a sign of life that is late may be the server's doing
+# while an error of ours costs little: a training keeps a checkpoint, and who asked for it sends it again.
+ORPHANED = 7.0
+SLOW = 0.3  # seconds of a server's answer, over which a sign of life that is late may be the server's doing
+GAVE_UP = "who asked for it has given no sign of life"
 ASKED, WORKS = "trainwright.asked", "trainwright.works"  # the labels of a flow run in which signs of life are counted
 ARTIFACT = "trainwright-stage"
 LOGGER = "prefect.flow_runs.stage"  # under which the stage's own lines stand in the run's log
@@ -124,7 +125,7 @@ class _Watch:
                     if seen.state and (seen.state.is_cancelling() or seen.state.is_final()):
                         self.cancelled, self.why = True, f"the run was ended: {seen.state.name}"
                     elif asked.still((seen.labels or {}).get(ASKED)) > ORPHANED:
-                        self.why = f"who asked for it has given no sign of life for {ORPHANED:.0f} s"
+                        self.why = f"{GAVE_UP} for {ORPHANED:.0f} s"
                 self._end.wait(BEAT)
 
 
@@ -158,6 +159,8 @@ def stage(
         except Stopped as error:
             kind = StateType.CANCELLED if watch.cancelled else StateType.CRASHED
             return State(type=kind, message=str(error))
+    for handler in get_logger("prefect.flow_runs").handlers:
+        handler.flush()  # whoever asked reads no line that comes after the end
     told = asdict(result) | {"worker": name, "versions": worker.versions()}
     with pool.client() as api:
         api.create_artifact(ArtifactCreate(type=ARTIFACT, data=told, flow_run_id=run))

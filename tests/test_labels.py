@@ -221,7 +221,7 @@ def test_each_stage_runs_where_its_label_says_and_dvc_finds_nothing_changed(worl
     said = world.run("evaluation")
     assert world.home.read("b") == "one\nrows\n"
     assert world.home.read("c") == "two\none\nrows\n"
-    assert {"    seen", "    learning"} <= set(said.splitlines())
+    assert {"    seen", "    learning"} <= set(said.splitlines()), said
     status = [sys.executable, "-m", "dvc", "status", "evaluation"]
     done = subprocess.run(status, cwd=world.home.root, capture_output=True, text=True)
     assert "up to date" in done.stdout, done.stdout + done.stderr
@@ -390,7 +390,7 @@ def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: 
             if killed != "worker":
                 os.kill(engine, signal.SIGKILL)
         for process in [stage] if killed == "orchestrator" else [stage, engine]:
-            wait(lambda pid=process: not Path(f"/proc/{pid}").exists(), 10, f"{process} goes on")
+            wait(lambda pid=process: not Path(f"/proc/{pid}").exists(), 60, f"{process} goes on")
         said, _ = run.communicate(timeout=240)
         wait(lambda: world.newest()["state_type"] in ("CRASHED", "CANCELLED", "FAILED"), 60, "the run has no end")
     finally:
@@ -415,3 +415,18 @@ def test_what_a_worker_began_another_goes_on_with_where_they_share_checkpoints(w
     world.work(world.two, "big")
     world.run("postprocessing")
     assert world.home.read("e") == "one began, two went on"
+
+
+def test_who_was_only_away_sends_its_stage_again(world: World) -> None:
+    (world.one.root / "pid").unlink(missing_ok=True)
+    run = world.start("tokenization")
+    try:
+        stage = world.one.beating(seconds=120)
+        run.send_signal(signal.SIGSTOP)
+        wait(lambda: not Path(f"/proc/{stage}").exists(), 60, f"{stage} goes on")
+        (world.one.root / "pid").unlink()
+        run.send_signal(signal.SIGCONT)
+        again = world.one.beating(seconds=120)
+    finally:
+        run.kill()
+    wait(lambda: not Path(f"/proc/{again}").exists(), 60, f"{again} goes on")
