@@ -20,7 +20,7 @@ run: setup
 
 test: setup
 	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy --no-error-summary
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 setup: $(READY)
 

@@ -47,6 +47,12 @@ def ran(root: Path, section: dict[str, Any]) -> Run:
     return run
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first, so that at the end no core waits for the other's last file."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 class Toy:
     """A DVC project in `root` with stages of the tests' own making."""
 

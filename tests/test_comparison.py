@@ -122,6 +122,7 @@ TOPICS = {
 }
 
 
+@pytest.mark.skipif("TRAINWRIGHT_MANY" not in os.environ, reason="long: set TRAINWRIGHT_MANY=1 to run it")
 def test_a_model_from_scratch_and_another_pipelines_stand_side_by_side_with_a_teacher_for_both(project):
     """`student` learns from `teacher`, whatever it starts from; none of their pins is known to Git."""
     yaml = YAML()
