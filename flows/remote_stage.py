@@ -5,7 +5,6 @@ worker's own clone. What came of it goes back as an artifact of the flow run.
 """
 
 import os
-import signal
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from pydantic import Field
 
 from flows import dvc, evidence, git, leases, pool, worker
 from flows.workspace import bring_sources, workspace
-from trainwright.core import params, process
+from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
 from trainwright.core.layout import Layout
 
@@ -146,8 +145,7 @@ def stage(
     `digest` its SHA-256; `versions` are the packages that whoever asks has; it may take `seconds`. With `force`
     it is run even where its outputs are known.
     """
-    if parent := os.environ.get(worker.PARENT):
-        process.die_with_parent(signal.SIGTERM, int(parent))
+    worker.end_with_worker()
     run, home = UUID(str(flow_run.id)), Path(os.environ.get("TRAINWRIGHT_ROOT", Path.cwd()))
     name = os.environ.get("PREFECT__WORKER_NAME", "")
     with _Watch(run) as watch:

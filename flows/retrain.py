@@ -20,7 +20,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State, StateType
 
-from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry, server
+from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry, server, worker
 from flows.pipeline import Pipeline
 from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, turn, workspace
@@ -260,6 +260,7 @@ def _told(tick: Retrain, decision: Decision) -> State[Any]:
 @flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
 def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, str] | None = None) -> State[Any]:
     """Decide whether pipeline `name` is to be retrained, and do it. `changes` sets parameters for this run alone."""
+    worker.end_with_worker()
     root = Path(os.environ.get("TRAINWRIGHT_ROOT") or find_root())  # the clone that a worker serves
     os.chdir(root)
     tick = Retrain(root, name, Terminal(), force, why, changes or {})

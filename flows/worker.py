@@ -98,6 +98,13 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
             pool.retire(api, name)
 
 
+def end_with_worker() -> None:
+    """Have this run told to end (SIGTERM) when the worker that started it ends, however it does; a run that no worker
+    of ours has started goes its own way."""
+    if parent := os.environ.get(PARENT):
+        process.die_with_parent(signal.SIGTERM, int(parent))
+
+
 def look() -> Machine:
     """What this machine has. GPUs are those that the driver lists, and CUDA_VISIBLE_DEVICES where it is set."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

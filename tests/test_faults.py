@@ -14,13 +14,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import wait
+from conftest import processes_in, wait
+from fixtures.serving import serving
 from test_publication import commit
 from test_training import run_training
 from test_training import tiny as _tiny  # noqa: F401  (a fixture)
 from ticks import STAGES, House, Tick
 
 from flows import git, registry
+from flows.workspace import turn
 from trainwright.core import process
 from trainwright.core.errors import MachineryError
 from trainwright.engine import checkpoints
@@ -274,3 +276,43 @@ def test_a_server_that_is_killed_or_whose_database_is_locked_costs_no_version_an
     assert house.versions() == ["v1.0.0", "v1.1.0", "v1.2.0"]
     done = [told[2:4] for told in house.told() if told[0] == "end"]
     assert len(done) == len(set(done)) == len(STAGES) * 3
+
+
+def test_a_tick_ends_with_the_worker_that_started_it_and_the_next_worker_publishes(
+    house: House, tmp_path: Path
+) -> None:
+    house.params(operations={"one": {"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}}})
+    commit(house)
+
+    def works() -> "subprocess.Popen[str]":
+        return house.start("-m", "flows.cli", "worker", "retrain", **server.environment)
+
+    def tick() -> str:
+        (deployed,) = server.ask("/deployments/filter", {"deployments": {"name": {"any_": ["one"]}}})
+        return str(server.ask(f"/deployments/{deployed['id']}/create_flow_run")["id"])
+
+    def ticks() -> list[str]:
+        return [command for command in processes_in(house.root) if "prefect.engine" in command]
+
+    def states() -> list[str]:
+        return [run["state"]["name"] for run in server.ask("/flow_runs/filter", {"flow_runs": {"id": {"any_": mine}}})]
+
+    with serving(tmp_path / "prefect") as server:
+        deployed = house.start("-m", "flows.cli", "deploy", **server.environment)
+        assert deployed.wait(120) == 0, deployed.communicate()
+        worker, mine = works(), [tick()]
+        try:
+            with turn(house.root, "one", print):  # so that it waits, and says nothing by which it would find out
+                wait(ticks, 120, f"no tick begins: {states()}")
+                worker.kill()
+                wait(lambda: not ticks(), 60, f"{ticks()} goes on")
+            worker.communicate()
+            assert house.versions() == []
+            worker = works()
+            mine = [tick()]
+            wait(lambda: states() == ["Published"], 180, f"the next tick is {states()}")
+        finally:
+            worker.terminate()
+            worker.communicate()
+    assert house.versions() == ["v1.0.0"]
+    house.whole("v1.0.0", 40)
