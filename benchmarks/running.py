@@ -12,26 +12,22 @@ timed five times, and the median is told beside what it is compared with, in tur
 """
 
 import argparse
-import base64
-import json
 import os
-import secrets
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from fixtures.serving import Server, serving  # noqa: E402  (the server of the tests)
+
 NAME, LABEL = "tiny", "bench"
 TIMES = 5
 LIMITS = {"dispatch": 8.0, "isolation": 3.0, "nothing": 15.0}  # seconds
@@ -85,8 +81,6 @@ class House:
         self.environment = {
             **os.environ,
             "DVC_SITE_CACHE_DIR": str(folder / "site"),
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_LOGGING_LEVEL": "ERROR",
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
@@ -143,43 +137,11 @@ class House:
             stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=process.die_with_parent,  # noqa: PLW1509
         )  # fmt: skip
 
-    def ask(self, path: str, body: dict[str, Any]) -> Any:
-        """The server's answer to a POST."""
-        password = base64.b64encode(self.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
-        asked = urllib.request.Request(self.environment["PREFECT_API_URL"] + path, json.dumps(body).encode())
-        asked.add_header("Content-Type", "application/json")
-        asked.add_header("Authorization", f"Basic {password}")
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            return json.load(answer)
-
     @contextmanager
-    def server(self) -> Iterator["subprocess.Popen[bytes]"]:
-        with socket.socket() as door:
-            door.bind(("127.0.0.1", 0))
-            port = door.getsockname()[1]
-        self.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-        self.environment["PREFECT_SERVER_API_AUTH_STRING"] = f"bench:{secrets.token_urlsafe()}"
-        self.environment["PREFECT_API_AUTH_STRING"] = self.environment["PREFECT_SERVER_API_AUTH_STRING"]
-        child = self.start(self.folder, sys.executable, "-m", "prefect", "server", "start", "--port", str(port))
-        while not _answers(port):
-            if child.poll() is not None:
-                raise SystemExit((self.folder / "log.txt").read_text())
-            time.sleep(0.2)
-        try:
-            yield child
-        finally:
-            child.terminate()
-            child.wait()
-
-
-def _answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # it wants to know who asks
-    except OSError:
-        return False
-    return True
+    def server(self) -> Iterator[Server]:
+        with serving(self.folder / "prefect") as found:
+            self.environment |= found.environment
+            yield found
 
 
 def seconds(act: Callable[[], object]) -> float:
