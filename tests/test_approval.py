@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -47,6 +48,7 @@ def paused(child: subprocess.Popen[str], parent: UUID | None = None) -> tuple[UU
     """The run whose form waits for an answer, and what stands above the form."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
+    from prefect.exceptions import PrefectHTTPStatusError
 
     wanted = filters.FlowRunFilter(
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.PAUSED])),
@@ -60,7 +62,12 @@ def paused(child: subprocess.Popen[str], parent: UUID | None = None) -> tuple[UU
         with client() as api:
             for run in api.read_flow_runs(flow_filter=ours, flow_run_filter=wanted):
                 key = run.state.state_details.run_input_keyset["description"]
-                answer = api._client.get(f"/flow_runs/{run.id}/input/{key}", params={})
+                try:
+                    answer = api._client.get(f"/flow_runs/{run.id}/input/{key}", params={})
+                except PrefectHTTPStatusError as error:
+                    if error.response.status_code != HTTPStatus.NOT_FOUND:
+                        raise
+                    continue  # a run is paused a moment before its form is there
                 found.append((run.id, answer.text))
         return bool(found)
 
