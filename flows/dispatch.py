@@ -23,12 +23,12 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
 from flows import dvc, git, pool, worker
-from flows.remote_stage import ARTIFACT, ASKED, BEAT, GAVE_UP, LOGGER, WORKS, Pulse, Result
+from flows.remote_stage import ARTIFACT, ASKED, BEAT, DELIVERED, GAVE_UP, LOGGER, WORKS, Pulse, Result
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, write_file
 from trainwright.operations import Label, Running
 
-POLL = 1.0  # seconds between two looks at the run
+POLL = 0.5  # seconds between two looks at the run
 TOLD = 15.0  # seconds between two words on why it waits
 NOBODY = 40.0  # seconds without a worker of the label, after which there is none
 ABSENT = 10.0  # seconds without a look at its queue, after which a worker is away
@@ -71,7 +71,6 @@ def reproduce(
         deployment = journey.find_worker()
         inputs = project.inputs(stage)
         lock = dvc.lock_of(project.entries([*dict.fromkeys(inputs.values()), stage]))
-        project.push(list(inputs))
         with _travelling(project, stage) as (commit, ref):
             parameters = {
                 "pipeline": layout.pipeline,
@@ -85,7 +84,7 @@ def reproduce(
                 "seconds": seconds,
                 "force": force,
             }
-            result = journey.run_until_kept(deployment, parameters, seconds)
+            result = journey.run_until_kept(deployment, parameters, seconds, lambda: project.push(list(inputs)))
     if result.exit_code:
         write_file(layout.failure(name), json.dumps({"exit_code": result.exit_code, "message": result.words}) + "\n")
         if result.state == "TimedOut":
@@ -168,17 +167,22 @@ class _Journey:
                     return self.api.read_deployment_by_name(pool.STAGE).id
             time.sleep(POLL)
 
-    def run_until_kept(self, deployment: UUID, parameters: dict[str, Any], seconds: float) -> Result:
+    def run_until_kept(
+        self, deployment: UUID, parameters: dict[str, Any], seconds: float, deliver: Callable[[], None]
+    ) -> Result:
         """As `run`, and again where the worker gave up waiting for us, who are alive."""
         for _ in range(SENT - 1):
             try:
-                return self.run(deployment, parameters, seconds)
+                return self.run(deployment, parameters, seconds, deliver)
             except GivenUpError as error:
                 self.say(dvc.Line(f"sent again: {error}"))
-        return self.run(deployment, parameters, seconds)
+        return self.run(deployment, parameters, seconds, deliver)
 
-    def run(self, deployment: UUID, parameters: dict[str, Any], seconds: float) -> Result:
-        """Have a worker run the stage. Raises MachineryError where it does not come to say how that ended."""
+    def run(self, deployment: UUID, parameters: dict[str, Any], seconds: float, deliver: Callable[[], None]) -> Result:
+        """Have a worker run the stage, and `deliver` its inputs while that starts.
+
+        Raises MachineryError where the worker does not come to say how that ended.
+        """
         try:
             made = self.api.create_flow_run_from_deployment(
                 deployment, parameters=parameters, work_queue_name=self.label, labels={ASKED: 0}
@@ -187,6 +191,8 @@ class _Journey:
             raise MachineryError(f"the server does not take the run: {error.response.text}") from error
         try:
             with _asking(made.id):
+                deliver()
+                self.api.update_flow_run_labels(made.id, {DELIVERED: True})
                 return self._result(self._until_final(made.id, seconds))
         except BaseException as error:
             self._cancel(made.id, str(error))
@@ -309,6 +315,6 @@ class _Journey:
                     state = self.api.read_flow_run(run).state
                     if state is None or state.is_final():
                         return
-                    time.sleep(POLL / 2)
+                    time.sleep(POLL)
             kind = StateType.CANCELLED if state.is_scheduled() else StateType.CRASHED
             self.api.set_flow_run_state(run, State(type=kind, message=why), force=True)

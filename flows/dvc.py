@@ -5,6 +5,7 @@ is the `dvc` command that dies, with everything it has started, when the process
 """
 
 import hashlib
+import logging
 import math
 import os
 import re
@@ -83,8 +84,9 @@ def environment(root: Path) -> dict[str, str]:
 class Project:
     """The DVC project at `root`. For one thread: DVC's locks tell processes apart, not threads.
 
-    `watch` is called several times a second while a process of DVC's runs; what it raises ends that process. Raises
-    InputError where there is no project or dvc.yaml cannot be read.
+    `watch` is called several times a second while a process of DVC's runs; what it raises ends that process. Data are
+    moved in this process, where a signal's handler may raise. Raises InputError where there is no project or dvc.yaml
+    cannot be read.
     """
 
     def __init__(
@@ -190,8 +192,6 @@ class Project:
 
         Raises MachineryError where that cannot be done.
         """
-        from dvc.exceptions import DvcException
-
         try:
             remote = self._repo.cloud.get_remote()
             place = remote.fs.join(remote.path, f".trainwright-{secrets.token_hex(8)}")
@@ -199,8 +199,7 @@ class Project:
             remote.fs.pipe_file(place, b"written by trainwright init; may be removed")
             remote.fs.remove(place)
         except Exception as error:  # every kind of remote has libraries, and exceptions, of its own
-            words = str(error) if isinstance(error, DvcException | OSError) else f"{type(error).__name__}: {error}"
-            raise MachineryError(f"the DVC remote {self.remote_url()} cannot be written: {words}") from error
+            raise MachineryError(f"the DVC remote {self.remote_url()} cannot be written: {_words(error)}") from error
 
     def reproduce(self, stage: str, say: Callable[[Line], None], seconds: float, force: bool = False) -> str:
         """Bring `stage` about in a process of its own; "Completed", "Cached" (restored, not run) or "Skipped".
@@ -210,8 +209,7 @@ class Project:
         `say` gets the stage's output as it comes. Raises StageError when it fails, TimeoutError after `seconds`;
         either way, and on any other exception, nothing of it is left running: it is asked to end, then killed.
         """
-        command = [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", "repro", "-s", stage]
-        command += ["--force"] if force else []
+        command = [*self._dvc, "repro", "-s", stage, *(["--force"] if force else [])]
         state, error = "", ""
         self._keep()
         with _group(command, self.root) as child:
@@ -260,17 +258,14 @@ class Project:
     def merge(self, stage: str, entry: Mapping[str, Any]) -> None:
         """Put what another machine's dvc.lock says of `stage` into this one's, in one step.
 
-        Raises MachineryError where it is not an entry as DVC writes them.
+        Raises MachineryError where it is not an entry as DVC writes them, or this one's not a file as DVC does.
         """
-        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
-
         lock = self.root / "dvc.lock"
         if _lock_content(text := lock_of({stage: dict(entry)})) is None:
             raise MachineryError(f"what came back for {stage} is no entry of dvc.lock")
         with self._repo.lock:
-            content = parse_yaml_for_update(lock.read_text(encoding="utf-8") if lock.exists() else text, str(lock))
-            content["stages"][stage] = entry
-            layout.write_file(lock, dumps_yaml(content))
+            known = lock_entries(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+            layout.write_file(lock, lock_text(known | lock_entries(text)))
 
     def restore(self, targets: Sequence[str]) -> None:
         """Bring here what dvc.lock says of `targets` (stages, or paths that they make), from the cache, else from the
@@ -280,7 +275,7 @@ class Project:
         """
         if targets:
             try:
-                self._command("checkout", "--force", *targets)
+                self._move("checkout", targets, force=True)
             except MachineryError:
                 if not self.remote():
                     raise
@@ -289,7 +284,7 @@ class Project:
     def pull(self, targets: Sequence[str]) -> None:
         """The same of `targets` that are known not to be here. Raises MachineryError where it cannot."""
         if targets:
-            self._command("pull", "--force", *targets)
+            self._move("pull", targets, force=True)
 
     def commit(self, stages: Sequence[str]) -> None:
         """Take the outputs of `stages` as they are for those of their present code: they count as run."""
@@ -299,7 +294,22 @@ class Project:
     def push(self, targets: Sequence[str]) -> None:
         """Bring `targets` (stages, or paths that they make) to the remote. Raises MachineryError where it cannot."""
         if targets:
-            self._command("push", *targets)
+            self._move("push", targets)
+
+    def _move(self, command: str, targets: Sequence[str], **options: bool) -> None:
+        """push, pull or checkout, in this process: to start another one takes longer than most of them do.
+
+        Raises MachineryError with all that DVC says of it where it fails.
+        """
+
+        def place(target: str) -> str:  # DVC would start from the working folder of this process
+            return f"{self.root / 'dvc.yaml'}:{target}" if "@" in target else str(self.root / target)
+
+        with _errors() as said:
+            try:
+                getattr(self._repo, command)([place(target) for target in targets], **options)
+            except Exception as error:  # every kind of remote has errors of its own
+                raise MachineryError(f"dvc {command}: {'; '.join([*said, _words(error)])}") from error
 
     def deliver(self, stages: Sequence[str], known: Collection[str] = ()) -> list[str]:
         """Bring the outputs of `stages` to the remote, and read every object back there: its bytes must be those of
@@ -387,11 +397,8 @@ class Project:
     def _command(self, *arguments: str) -> list[str]:
         """What a dvc command in a process of its own says. Raises MachineryError with its words where it fails."""
         said = []
-        with _group(
-            [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock", *arguments], self.root
-        ) as child:
-            lines = _lines(child, math.inf, self._watch)
-            said = [line.text for line in lines if line.text and not line.transient]
+        with _group([*self._dvc, *arguments], self.root) as child:
+            said = [line.text for line in _lines(child, math.inf, self._watch) if line.text and not line.transient]
         if child.returncode:
             errors = [text.removeprefix("ERROR: ") for text in said if text.startswith("ERROR")]
             words = "; ".join(errors or said[-1:]) or f"exit code {child.returncode}"
@@ -423,6 +430,11 @@ class Project:
             for copy in copies:
                 if (pid := int(copy.suffix[1:])) == os.getpid() or not _is_running(pid):
                     copy.unlink()
+
+    @property
+    def _dvc(self) -> list[str]:
+        """The command that starts a dvc process of ours."""
+        return [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock"]
 
     @property
     def _copies(self) -> Path:
@@ -477,6 +489,40 @@ def experiment(root: Path, name: str, target: str, output: Callable[[Line], None
             error = line.text if line.text.startswith("ERROR") else error
         if child.returncode:
             raise StageError(error.removeprefix("ERROR: ") or f"dvc ended with exit code {child.returncode}")
+
+
+def _words(error: Exception) -> str:
+    """An error of DVC's, or of a library that reaches a remote, with its kind where it may say little without."""
+    from dvc.exceptions import DvcException
+
+    return str(error) if isinstance(error, DvcException | OSError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _errors() -> Iterator[list[str]]:
+    """The errors that DVC logs while the block runs, which are then not printed; nor are its bars."""
+    from dvc.progress import logger as bars
+
+    said: list[str] = []
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info and record.exc_info[1]
+            said.append(record.getMessage() + (f" - {error}" if error else ""))
+
+    heard = Heard(logging.ERROR)
+    bars.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(heard)
+    try:
+        yield said
+    finally:
+        for logger, propagates in zip(loggers, before, strict=True):
+            logger.propagate = propagates
+            logger.removeHandler(heard)
 
 
 def _whole(lock: Path, copies: list[Path]) -> bool:

@@ -4,11 +4,13 @@ import base64
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainwright.champion import Verdict
 from trainwright.core.layout import Layout
 from trainwright.scoring import wording
+
+if TYPE_CHECKING:
+    from trainwright.champion import Verdict  # which imports pandas, and a worker's stage would wait for it
 
 SETS = {"test": "test", "validation": "validation", "untrained": "untrained, on test"}
 Rows = list[dict[str, Any]]
@@ -58,7 +60,7 @@ class Progress:
         update_progress_artifact(self._artifact, 100 * done / self.stages, description=words)
 
 
-def publish_comparison(pipeline: str, verdict: Verdict) -> None:
+def publish_comparison(pipeline: str, verdict: "Verdict") -> None:
     """How a new version compares with those before, as an artifact of the present flow run."""
     rows = [
         {

@@ -5,8 +5,11 @@ worker's own clone. What came of it goes back as an artifact of the flow run.
 """
 
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -33,8 +36,10 @@ BEAT = 1.0  # seconds between two signs of life, each way
 # while an error of ours costs little: a training keeps a checkpoint, and who asked for it sends it again.
 ORPHANED = 7.0
 SLOW = 0.3  # seconds of a server's answer, over which a sign of life that is late may be the server's doing
+LOST = 60.0  # seconds without one after which it is dead, however slow the server is
 GAVE_UP = "who asked for it has given no sign of life"
 ASKED, WORKS = "trainwright.asked", "trainwright.works"  # the labels of a flow run in which signs of life are counted
+DELIVERED = "trainwright.delivered"  # the label that says that all which the stage reads is on the DVC remote
 ARTIFACT = "trainwright-stage"
 LOGGER = "prefect.flow_runs.stage"  # under which the stage's own lines stand in the run's log
 
@@ -82,20 +87,21 @@ class Pulse:
         self._moved = time.monotonic()
 
 
-class Stopped(Exception):
-    """The run is not wanted any more; says why."""
+class Stopped(BaseException):
+    """The run is not wanted any more; says why. Nothing on its way takes it for an error of its own."""
 
 
 class _Watch:
     """A thread that gives signs of life on the flow run, and looks whether somebody still waits for it."""
 
     def __init__(self, run: UUID) -> None:
-        self._run, self._end = run, threading.Event()
+        self._run, self._end, self._delivered = run, threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.why = ""
         self.cancelled = False
 
     def __enter__(self) -> "_Watch":
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         self._thread.start()
         return self
 
@@ -103,13 +109,28 @@ class _Watch:
         self._end.set()
         self._thread.join()
 
-    def check(self, _: object = None) -> None:
+    def check(self, *_: object) -> None:
         """Raises Stopped once the run is not wanted any more."""
         if self.why:
             raise Stopped(self.why)
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Have Stopped raised in the middle of the block, which is in the main thread and has no way to ask."""
+        before = signal.signal(signal.SIGUSR1, self.check)
+        try:
+            self.check()
+            yield
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    def wait_for_inputs(self) -> None:
+        """Wait until all that the stage reads is on the DVC remote. Raises Stopped."""
+        while not self._delivered.wait(BEAT / 4):
+            self.check()
+
     def _look(self) -> None:
-        asked, count = Pulse(), 0
+        asked, heard, count = Pulse(), Pulse(), 0
         with pool.client() as api:
             while not self._end.is_set() and not self.why:
                 began = time.monotonic()
@@ -118,14 +139,22 @@ class _Watch:
                     seen = api.read_flow_run(self._run)
                 except HTTPError:  # a server that is away says nothing of who waits
                     asked.restart()
+                    heard.restart()
                 else:
                     if time.monotonic() - began > SLOW:
                         asked.restart()
+                    labels = seen.labels or {}
+                    if labels.get(DELIVERED):
+                        self._delivered.set()
+                    sign = labels.get(ASKED)
+                    quick, long = asked.still(sign), heard.still(sign)
                     if seen.state and (seen.state.is_cancelling() or seen.state.is_final()):
                         self.cancelled, self.why = True, f"the run was ended: {seen.state.name}"
-                    elif asked.still((seen.labels or {}).get(ASKED)) > ORPHANED:
-                        self.why = f"{GAVE_UP} for {ORPHANED:.0f} s"
+                    elif quick > ORPHANED or long > LOST:
+                        self.why = f"{GAVE_UP} for {long:.0f} s"
                 self._end.wait(BEAT)
+        if self.why:
+            os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @flow(name="stage", flow_run_name="{stage}@{pipeline}", validate_parameters=True, persist_result=False)
@@ -195,6 +224,8 @@ def _work(
         remedy = "Push it, and give both clones one Git remote."
         raise InputError(Fault(str(home), f"commit {commit} is not on the Git remote of this worker", remedy))
 
+    watch.wait_for_inputs()
+
     def wait(words: str) -> None:
         watch.check()
         logger.info("waiting for %s", words)
@@ -207,7 +238,8 @@ def _work(
         if pipeline in known:
             bring_sources(space, known[pipeline])
         full = f"{stage}@{pipeline}"
-        project.pull(list(project.inputs(full)))
+        with watch.interrupting():
+            project.pull(list(project.inputs(full)))
 
         def say(line: dvc.Line) -> None:
             if not line.transient:
@@ -220,5 +252,6 @@ def _work(
         except dvc.StageError as error:
             code, words = evidence.failure(layout, stage) or (MachineryError.exit_code, str(error))
             return Result("Failed", code, words)
-        project.push([full])
+        with watch.interrupting():
+            project.push([full])
         return Result(state, 0, "", project.entries([full])[full], evidence.timing(layout, stage), devices=lent)

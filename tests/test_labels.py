@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -401,6 +403,26 @@ def test_a_kill_leaves_no_orphan_and_a_run_that_has_ended(world: World, killed: 
         world.big = world.work(world.one, "big")
 
 
+def test_a_run_that_nobody_waits_for_ends_in_the_middle_of_fetching(world: World) -> None:
+    settings = world.one.root / ".dvc" / "config.local"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a DVC remote that takes connections, and says nothing
+        silent.settimeout(120)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        shutil.rmtree(world.one.root / ".dvc" / "cache")
+        settings.write_text(f"['remote \"store\"']\n    url = {address}\n")
+        run = world.start("tokenization")
+        try:
+            with silent.accept()[0]:
+                engine = world.newest()["infrastructure_pid"].rpartition(":")[2]
+                run.kill()
+                wait(lambda: not Path(f"/proc/{engine}").exists(), 60, "it goes on")
+        finally:
+            run.kill()
+            settings.unlink()
+    said = world.newest()["state"]
+    assert said["type"] == "CRASHED" and "no sign of life" in said["message"], said
+
+
 def test_what_a_worker_began_another_goes_on_with_where_they_share_checkpoints(world: World) -> None:
     (world.one.root / "pid").unlink(missing_ok=True)
     run = world.start("postprocessing")
@@ -412,9 +434,12 @@ def test_what_a_worker_began_another_goes_on_with_where_they_share_checkpoints(w
         run.kill()
     assert run.returncode == 3 and "postprocessing@toy Failed" in said, said
     assert world.big.wait(40) == 0
-    world.work(world.two, "big")
+    other = world.work(world.two, "big")
     world.run("postprocessing")
     assert world.home.read("e") == "one began, two went on"
+    other.terminate()
+    assert other.wait(40) == 0
+    world.big = world.work(world.one, "big")
 
 
 def test_who_was_only_away_sends_its_stage_again(world: World) -> None:
