@@ -54,8 +54,9 @@ def reproduce(
     outputs here and its entry in dvc.lock when it returns. With `force` it runs even where nothing has changed.
 
     Where it fails, the layout's failure file says what it said there. Raises dvc.StageError then, TimeoutError
-    `seconds` after it began, InputError where there is no remote to travel by, MachineryError where nobody serves the
-    label, the worker dies, or what it made does not come back whole. The run is cancelled on any exception.
+    `seconds` after it began, InputError where there is no remote to travel by or what the stage reads was edited
+    meanwhile, MachineryError where nobody serves the label, the worker dies, or what it made does not come back whole.
+    The run is cancelled on any exception.
     """
     if not force and project.entries([stage]) and not project.changes(stage, missing=False):
         with suppress(MachineryError):  # it was made, here or elsewhere; only its outputs are not here
@@ -94,7 +95,8 @@ def reproduce(
     project.pull([stage])
     project.verify(stage)
     if changes := project.changes(stage):
-        raise MachineryError(f"what {result.worker} made of {stage} did not come back whole: {'; '.join(changes)}")
+        reason = f"what it reads was edited while {result.worker} ran it: {'; '.join(changes)}"
+        raise InputError(Fault(stage, reason, "Run the pipeline again."))
     write_file(layout.timing(name), json.dumps({**result.timing, "worker": result.worker}) + "\n")
     return result.state
 

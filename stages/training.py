@@ -68,6 +68,7 @@ def main(run: Run) -> None:
             f"(validation loss {facts['best_loss']:.3f}), in {facts['precision']} on {threads}{several}",
             flush=True,
         )
+    run.check_unedited()  # while there still are checkpoints to go on from
     checkpoints.forget(run.layout.checkpoints)
 
 

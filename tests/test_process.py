@@ -76,6 +76,50 @@ def test_ctrl_c_while_a_stage_still_imports_ends_it_without_a_traceback(toy: Toy
     assert child.returncode == -signal.SIGINT
 
 
+EDITED = """
+from pathlib import Path
+from trainwright.core import layout, process
+
+def main(run):
+    with layout.writing(run.layout.stage("cleaning")) as folder:
+        (folder / "rows.parquet").write_text(run.params.cleaning.unicode_form)
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace(*Path("edit").read_text().split(">")))
+
+process.stage("cleaning", main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("edit", "kept"), [("typing_noise: 0.0>typing_noise: 0.1", True), ("unicode_form: NFC>unicode_form: NFKC", False)]
+)
+def test_parameters_edited_while_a_stage_runs_are_not_kept_as_those_that_it_used(
+    toy: Toy, edit: str, kept: bool
+) -> None:
+    """DVC reads them after the run. What the stage does not read may be edited."""
+    shutil.copy(ROOT / "params.yaml", toy.root)
+    toy.write("stage.py", EDITED)
+    toy.write("edit", edit)
+    stage = {"params": ["pipelines.${key}.cleaning"], "outs": ["data/${key}/cleaning"]}
+    command = {"cmd": f"exec {sys.executable} stage.py sample-qa"}
+    graph = {"foreach": {"sample-qa": {}}, "do": {**command, **stage}}
+    toy.write("dvc.yaml", json.dumps({"stages": {"cleaning": graph}}))
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=toy.root, capture_output=True, text=True)
+
+    done = run()
+    assert (done.returncode == 0) is kept, done.stderr
+    if not kept:
+        assert "params.yaml, field 'pipelines.sample-qa.cleaning': was edited while cleaning ran" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (toy.root / "dvc.lock").exists()
+    assert run().returncode == 0
+    now = "NFC" if kept else "NFKC"
+    assert toy.read("data/sample-qa/cleaning/rows.parquet") == now
+    assert f"unicode_form: {now}\n" in toy.read("dvc.lock")
+
+
 def test_a_stage_of_another_checkout_s_code_does_not_run(toy: Toy) -> None:
     """An installed package is found before a workspace's own code where that is missing."""
     shutil.copy(ROOT / "params.yaml", toy.root)

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from trainwright.core import certificate, layout, params
 from trainwright.core.errors import Fault, InputError, TrainwrightError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
+from trainwright.core.yaml_file import read_yaml
 
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -36,6 +38,23 @@ class Run:
 
     layout: Layout
     params: Pipeline
+    name: str = ""  # of the stage, as dvc.yaml has it
+
+    def check_unedited(self) -> None:
+        """Raises InputError where params.yaml now has other values for this stage than those that it ran with: DVC,
+        which looks at the file after the run, would keep the new ones as those that were used.
+        """
+        now, prefix = params.load(self.layout.params).pipeline(self.layout.pipeline), "pipelines.${key}."
+        if now == self.params:
+            return
+        stage = read_yaml(self.layout.root / "dvc.yaml")["stages"].get(self.name)  # None: DVC keeps nothing of it
+        read = stage["do"].get("params", []) if stage else []
+        sections = [key.removeprefix(prefix) for key in read if key.startswith(prefix)]
+        edited = [key for key in sections if attrgetter(key)(now) != attrgetter(key)(self.params)]
+        if edited:
+            reason = f"was edited while {self.name} ran, which had read the values before"
+            fields = ", ".join(f"pipelines.{self.layout.pipeline}.{key}" for key in edited)
+            raise InputError(Fault("params.yaml", reason, "Run it again, with the values that you want.", field=fields))
 
     def open(self, stage: str) -> Path:
         """The folder that `stage` wrote, only if its gate has passed exactly these bytes.
@@ -102,8 +121,9 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
         sys.exit(exit_code)
 
     try:
-        run = Run(run_layout, params.load(run_layout.params).pipeline(pipeline))
+        run = Run(run_layout, params.load(run_layout.params).pipeline(pipeline), name)
         main(run)
+        run.check_unedited()
     except TrainwrightError as error:
         end(error.exit_code, str(error), str(error))
     except OSError as error:  # a full disk, a missing right: the user's to mend, so no traceback
