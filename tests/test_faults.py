@@ -2,20 +2,16 @@
 
 import json
 import os
-import signal
-import socket
 import sqlite3
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import processes_in, wait
-from fixtures.serving import serving
+from fixtures.serving import Server, serving
 from test_publication import commit
 from test_training import run_training
 from test_training import tiny as _tiny  # noqa: F401  (a fixture)
@@ -23,7 +19,6 @@ from ticks import STAGES, House, Tick
 
 from flows import git, registry
 from flows.workspace import turn
-from trainwright.core import process
 from trainwright.core.errors import MachineryError
 from trainwright.engine import checkpoints
 
@@ -178,50 +173,10 @@ def test_a_clock_that_is_set_back_an_hour_changes_no_order(house: House) -> None
     ]
 
 
-class Server:
-    """A Prefect server of its own, on SQLite, that can be killed and come back."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as door:
-            door.bind(("127.0.0.1", 0))
-            self._port = door.getsockname()[1]
-        self.home = folder / "served"
-        self.environment = {
-            "PREFECT_API_URL": f"http://127.0.0.1:{self._port}/api",
-            "PREFECT_API_AUTH_STRING": "",
-            "PREFECT_HOME": str(self.home),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        }
-
-    def start(self) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(self._port)],
-            env={**os.environ, **self.environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=process.die_with_parent,  # noqa: PLW1509
-        )
-        wait(self._answers, 180, "the server does not answer")
-
-    def _answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/health", timeout=5).close()
-        except OSError:
-            return False
-        return True
-
-    def kill(self) -> None:
-        os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    found = Server(tmp_path)
-    found.start()
-    yield found
-    found.kill()
+    with serving(tmp_path / "prefect") as found:
+        yield found
 
 
 def begun(house: House, stage: str, rows: int) -> None:
@@ -279,7 +234,7 @@ def test_a_server_that_is_killed_or_whose_database_is_locked_costs_no_version_an
 
 
 def test_a_tick_ends_with_the_worker_that_started_it_and_the_next_worker_publishes(
-    house: House, tmp_path: Path
+    house: House, server: Server
 ) -> None:
     house.params(operations={"one": {"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}}})
     commit(house)
@@ -297,22 +252,21 @@ def test_a_tick_ends_with_the_worker_that_started_it_and_the_next_worker_publish
     def states() -> list[str]:
         return [run["state"]["name"] for run in server.ask("/flow_runs/filter", {"flow_runs": {"id": {"any_": mine}}})]
 
-    with serving(tmp_path / "prefect") as server:
-        deployed = house.start("-m", "flows.cli", "deploy", **server.environment)
-        assert deployed.wait(120) == 0, deployed.communicate()
-        worker, mine = works(), [tick()]
-        try:
-            with turn(house.root, "one", print):  # so that it waits, and says nothing by which it would find out
-                wait(ticks, 120, f"no tick begins: {states()}")
-                worker.kill()
-                wait(lambda: not ticks(), 60, f"{ticks()} goes on")
-            worker.communicate()
-            assert house.versions() == []
-            worker = works()
-            mine = [tick()]
-            wait(lambda: states() == ["Published"], 180, f"the next tick is {states()}")
-        finally:
-            worker.terminate()
-            worker.communicate()
+    deployed = house.start("-m", "flows.cli", "deploy", **server.environment)
+    assert deployed.wait(120) == 0, deployed.communicate()
+    worker, mine = works(), [tick()]
+    try:
+        with turn(house.root, "one", print):  # so that it waits, and says nothing by which it would find out
+            wait(ticks, 120, f"no tick begins: {states()}")
+            worker.kill()
+            wait(lambda: not ticks(), 60, f"{ticks()} goes on")
+        worker.communicate()
+        assert house.versions() == []
+        worker = works()
+        mine = [tick()]
+        wait(lambda: states() == ["Published"], 180, f"the next tick is {states()}")
+    finally:
+        worker.terminate()
+        worker.communicate()
     assert house.versions() == ["v1.0.0"]
     house.whole("v1.0.0", 40)
