@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.engine import attention
 from trainwright.engine.batching import FeatureTable, longest_first
 
 
@@ -83,8 +84,9 @@ def load_base(
     for name, value in (settings or {}).items():
         setattr(config, name, value)
     if dropout is not None:
-        for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "pdrop"))]:
+        for name in [n for n in config.to_dict() if n.endswith(("dropout", "dropout_prob", "dropout_rate", "pdrop"))]:
             setattr(config, name, dropout)
+    attention.install()
     logging: Any = transformers.logging
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it warns of is meant (a new head) or does not hold (a mask of blocks is none)
