@@ -38,17 +38,17 @@ class Run:
 
     layout: Layout
     params: Pipeline
-    name: str = ""  # of the stage, as dvc.yaml has it
+    name: str = ""  # of the stage whose process this is, as dvc.yaml has it; "" where it is none
 
     def check_unedited(self) -> None:
         """Raises InputError where params.yaml now has other values for this stage than those that it ran with: DVC,
         which looks at the file after the run, would keep the new ones as those that were used.
         """
-        now, prefix = params.load(self.layout.params).pipeline(self.layout.pipeline), "pipelines.${key}."
+        now = params.load(self.layout.params).pipeline(self.layout.pipeline) if self.name else self.params
         if now == self.params:
             return
         stage = read_yaml(self.layout.root / "dvc.yaml")["stages"].get(self.name)  # None: DVC keeps nothing of it
-        read = stage["do"].get("params", []) if stage else []
+        read, prefix = stage["do"].get("params", []) if stage else [], "pipelines.${key}."
         sections = [key.removeprefix(prefix) for key in read if key.startswith(prefix)]
         edited = [key for key in sections if attrgetter(key)(now) != attrgetter(key)(self.params)]
         if edited:
