@@ -274,7 +274,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     root = _root() if arguments.remove else _project(None)[0]
     from flows import server
 
-    server.required(root)
+    server.required(root, server.STARTING)
     from flows import deploy
 
     if arguments.remove:

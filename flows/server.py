@@ -26,6 +26,7 @@ from trainwright.core.errors import Fault, InputError, MachineryError
 
 START = "start one with `prefect server start` and the settings of deploy/server.env"
 ANSWER = 10  # seconds that a server has for its first answer
+STARTING = 60  # seconds that commands which start with the machine, as the server does, wait for it
 DEADLINE = 180  # seconds; a first start on a slow machine makes the database
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -48,11 +49,12 @@ def settle(home: Path) -> None:
         os.environ.setdefault(name, value)
 
 
-def required(home: Path | None = None) -> str:
+def required(home: Path | None = None, patience: float = 0) -> str:
     """The API of the server that PREFECT_API_URL names, once it has answered. Call it before anything imports prefect.
 
-    `home` is the project whose folder Prefect keeps its files in. Raises InputError where no server is named or the
-    password is not its own, MachineryError where nothing answers.
+    `home` is the project whose folder Prefect keeps its files in. A server that is only starting is waited for, up to
+    `patience` seconds. Raises InputError where no server is named or the password is not its own, MachineryError where
+    nothing answers.
     """
     url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     if not url:
@@ -69,8 +71,25 @@ def required(home: Path | None = None) -> str:
             raise InputError(Fault("PREFECT_API_AUTH_STRING", reason, remedy)) from None
         raise MachineryError(f"{url} answers, but not as Prefect's API: HTTP {error.code}") from None
     except (OSError, ValueError) as error:
-        raise MachineryError(f"No Prefect server answers at {url}: {error}. Is it running?") from None
+        if patience <= 0:
+            raise MachineryError(f"No Prefect server answers at {url}: {error}. Is it running?") from None
+        print(f"waiting for the Prefect server at {url}", file=sys.stderr, flush=True)
+        _wait(url, patience)
+        return required(home)
     return url
+
+
+def _wait(url: str, seconds: float) -> None:
+    """Wait until something answers there, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=ANSWER).close()
+            return
+        except urllib.error.HTTPError:  # it wants to know who asks
+            return
+        except (OSError, ValueError):
+            time.sleep(0.5)
 
 
 @contextmanager

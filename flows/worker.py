@@ -64,7 +64,7 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
     if RETRAIN in labels and len(labels) > 1:
         reason = f"{RETRAIN} holds its places while it waits for stages of other labels"
         raise InputError(Fault("LABEL", reason, f"Start two workers: one for {RETRAIN}, one for the others."))
-    server.required(root)
+    server.required(root, server.STARTING)
     for label in labels:
         if not LABEL.match(label):
             raise InputError(Fault("LABEL", f"{label!r} is no label", "Lower-case words joined by hyphens."))

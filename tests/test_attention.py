@@ -60,8 +60,8 @@ def _is_float(value: Any) -> bool:
 
 def test_in_float32_it_is_transformers_own_to_the_bit() -> None:
     parts = [part.detach().float() for part in states(12, 16)]
-    for given in masks(12).values():
-        given = {name: value.float() if _is_float(value) else value for name, value in given.items()}
+    for kind in masks(12).values():
+        given = {name: value.float() if _is_float(value) else value for name, value in kind.items()}
         assert torch.equal(
             attention.attend(MODULE, *parts, **given)[0], sdpa_attention_forward(MODULE, *parts, **given)[0]
         )

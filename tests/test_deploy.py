@@ -158,6 +158,37 @@ def test_a_server_that_is_not_there_and_a_wrong_password_are_told_apart(
         server.required()
 
 
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_is_only_starting_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import server
+
+    with HTTPServer(("127.0.0.1", 0), Healthy, bind_and_activate=False) as late:
+        late.server_bind()  # which has an address, and refuses connections until it listens
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{late.server_address[1]}/api")
+        with pytest.raises(MachineryError, match="No Prefect server answers"):
+            server.required()
+        waiting = server._wait
+
+        def starts(url: str, seconds: float) -> None:
+            late.server_activate()
+            threading.Thread(target=late.serve_forever, daemon=True).start()
+            waiting(url, seconds)
+
+        monkeypatch.setattr(server, "_wait", starts)
+        assert server.required(patience=60) in capsys.readouterr().err
+        late.shutdown()
+
+
 @pytest.mark.parametrize(("day", "utc"), [("2026-03-29", {"00:30", "01:00"}), ("2026-10-25", {"00:30"})])
 def test_a_tick_in_an_hour_that_the_clocks_skip_or_repeat_comes_once(
     prefect_api: None, day: str, utc: set[str]
