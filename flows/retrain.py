@@ -5,18 +5,22 @@ nothing of it is seen before one push moves the published branch. Import this mo
 ready (flows/server.py), since Prefect reads its settings on import.
 """
 
+import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State, StateType
 
@@ -27,7 +31,7 @@ from flows.workspace import Workspace, bring_sources, override, turn, workspace
 from trainwright import champion, operations
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError
-from trainwright.core.layout import Layout, find_root
+from trainwright.core.layout import Layout, find_root, write_file
 from trainwright.operations import Event
 
 SHOWN = 5
@@ -43,6 +47,7 @@ PACKAGES = (
     "prefect",
 )
 NOTHING, PUBLISHED, UNPUBLISHED, REFUSED, FAILED = "nothing to do", "published", "unpublished", "refused", "failed"
+KILLED = "killed"
 EVENTS: dict[str, Event] = {PUBLISHED: "published", UNPUBLISHED: "waiting", REFUSED: "refused", FAILED: "failed"}
 
 
@@ -79,8 +84,12 @@ class Retrain:
 
     def run(self) -> Decision:
         """Decide, and do what was decided. The decision is in the ledger when this returns, whatever it is."""
+        begun = self.home / ".trainwright" / "ticks" / self.name / f"{secrets.token_hex(8)}.json"
         try:
             with server.answering(), turn(self.home, self.name, self.terminal.say):
+                _account_for_killed(self.home, self.name)
+                me = {"process": os.getpid(), "since": psutil.Process().create_time()}
+                write_file(begun, json.dumps(me | {"started": self.began.isoformat(timespec="seconds")}))
                 outcome, words, code, made = self._decide()
         except TrainwrightError as error:
             outcome, words, code, made = (
@@ -103,7 +112,9 @@ class Retrain:
             started=self.began.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - self._start, 1),
         )
-        ledger.record(self.home, self.name, asdict(decision) | {"forced": self.force, "why": self.why})
+        more = {"forced": self.force, "why": self.why, "tick": begun.stem}
+        ledger.record(self.home, self.name, asdict(decision) | more)
+        begun.unlink(missing_ok=True)
         return decision
 
     def _decide(self) -> tuple[str, str, int, registry.Version | None]:
@@ -265,6 +276,22 @@ def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, st
     os.chdir(root)
     tick = Retrain(root, name, Terminal(), force, why, changes or {})
     return _told(tick, tick.run())
+
+
+def _account_for_killed(home: Path, name: str) -> None:
+    """Put into the ledger that earlier ticks of a pipeline here ended without a decision."""
+    for begun in sorted((home / ".trainwright" / "ticks" / name).glob("[!.]*.json")):
+        told = json.loads(begun.read_text(encoding="utf-8"))
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(told["process"]).create_time() == told["since"]:
+                continue  # it is about to leave its decision
+        if all(entry.get("tick") != begun.stem for entry in ledger.entries(home, name)):
+            words = (
+                f"The tick of {told['started']} ended without a decision: its process ({told['process']}) was ended."
+            )
+            killed = {"outcome": KILLED, "words": words, "started": told["started"], "tick": begun.stem}
+            ledger.record(home, name, killed)
+        begun.unlink()
 
 
 def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]) -> Decision:

@@ -157,6 +157,22 @@ def test_an_edit_during_a_run_is_not_in_it(house: House) -> None:
     assert code == 0 and "Nothing to do" in words and "not in it as they are here: params.yaml" in words
 
 
+def test_of_a_tick_that_was_killed_the_next_one_says_so(house: House) -> None:
+    for rows, killed in ((40, 1), (41, 2)):
+        house.source("one", rows)
+        tick = Tick(house)
+        begun(house, "splitting", rows)
+        tick.kill()
+        assert len(house.decisions()) == 2 * (killed - 1)
+        publishes(house, f"v1.{killed - 1}.0", rows)
+        last, before = house.decisions()[:2]
+        assert (last["outcome"], before["outcome"]) == ("published", "killed")
+        assert f"ended without a decision: its process ({tick.process.pid})" in before["words"]
+        assert before["started"] < last["started"] and before["tick"] != last["tick"]
+    assert len(house.decisions()) == 4
+    assert not list((house.root / ".trainwright" / "ticks" / "one").iterdir())
+
+
 def test_a_clock_that_is_set_back_an_hour_changes_no_order(house: House) -> None:
     publishes(house, "v1.0.0", 40)
     house.source("one", 41)
