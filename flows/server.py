@@ -62,33 +62,23 @@ def required(home: Path | None = None, patience: float = 0) -> str:
         raise InputError(Fault("PREFECT_API_URL unset", START, remedy))
     if home:
         settle(home)
-    try:
-        urllib.request.urlopen(_asking(f"{url}/admin/version"), timeout=ANSWER).close()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            remedy = "Set it to what PREFECT_SERVER_API_AUTH_STRING is on the server."
-            reason = "is not the server's password" if os.environ.get("PREFECT_API_AUTH_STRING") else "is unset"
-            raise InputError(Fault("PREFECT_API_AUTH_STRING", reason, remedy)) from None
-        raise MachineryError(f"{url} answers, but not as Prefect's API: HTTP {error.code}") from None
-    except (OSError, ValueError) as error:
-        if patience <= 0:
-            raise MachineryError(f"No Prefect server answers at {url}: {error}. Is it running?") from None
-        print(f"waiting for the Prefect server at {url}", file=sys.stderr, flush=True)
-        _wait(url, patience)
-        return required(home)
-    return url
-
-
-def _wait(url: str, seconds: float) -> None:
-    """Wait until something answers there, or the time is over."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + patience
+    while True:
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=ANSWER).close()
-            return
-        except urllib.error.HTTPError:  # it wants to know who asks
-            return
-        except (OSError, ValueError):
+            urllib.request.urlopen(_asking(f"{url}/admin/version"), timeout=ANSWER).close()
+            return url
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                remedy = "Set it to what PREFECT_SERVER_API_AUTH_STRING is on the server."
+                reason = "is not the server's password" if os.environ.get("PREFECT_API_AUTH_STRING") else "is unset"
+                raise InputError(Fault("PREFECT_API_AUTH_STRING", reason, remedy)) from None
+            raise MachineryError(f"{url} answers, but not as Prefect's API: HTTP {error.code}") from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() >= deadline:
+                raise MachineryError(f"No Prefect server answers at {url}: {error}. Is it running?") from None
+            if patience:
+                print(f"waiting for the Prefect server at {url}", file=sys.stderr, flush=True)
+            patience = 0  # it is said once
             time.sleep(0.5)
 
 

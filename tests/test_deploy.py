@@ -1,5 +1,6 @@
 """`trainwright deploy` against a real server: what it makes, that it changes nothing twice, what it takes away."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -167,9 +168,7 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_is_only_starting_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_is_only_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from flows import server
 
     with HTTPServer(("127.0.0.1", 0), Healthy, bind_and_activate=False) as late:
@@ -177,15 +176,19 @@ def test_a_server_that_is_only_starting_is_waited_for(
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{late.server_address[1]}/api")
         with pytest.raises(MachineryError, match="No Prefect server answers"):
             server.required()
-        waiting = server._wait
+        said: list[str] = []
 
-        def starts(url: str, seconds: float) -> None:
-            late.server_activate()
-            threading.Thread(target=late.serve_forever, daemon=True).start()
-            waiting(url, seconds)
+        class Terminal(io.StringIO):
+            def write(self, text: str) -> int:  # it comes once we are known to wait for it
+                if not said:
+                    late.server_activate()
+                    threading.Thread(target=late.serve_forever, daemon=True).start()
+                said.append(text)
+                return len(text)
 
-        monkeypatch.setattr(server, "_wait", starts)
-        assert server.required(patience=60) in capsys.readouterr().err
+        monkeypatch.setattr("sys.stderr", Terminal())
+        assert server.required(patience=60) in "".join(said)
+        assert "".join(said).count("waiting for") == 1
         late.shutdown()
 
 
