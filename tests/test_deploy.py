@@ -236,7 +236,7 @@ def test_those_who_want_to_hear_of_it_are_told_and_one_that_cannot_be_reached_st
         hook.told = []  # type: ignore[attr-defined]
         threading.Thread(target=hook.serve_forever, daemon=True).start()
         body = {"title": "{{subject}}", "text": "{{body}}"}
-        places = {"ops": f"http://127.0.0.1:{hook.server_port}/", "gone": "http://127.0.0.1:9/s3cret-canary"}
+        places = {"ops": f"http://127.0.0.1:{hook.server_port}/", "gone": "http://127.0.0.1:9/a-word-of-the-url"}
         for name, url in places.items():
             CustomWebhookNotificationBlock(name=name, url=url, json_data=body, allow_private_urls=True).save(
                 name, overwrite=True
@@ -254,6 +254,6 @@ def test_those_who_want_to_hear_of_it_are_told_and_one_that_cannot_be_reached_st
         assert hook.told == [{"title": "one: refused", "text": "F1 fell by 3 points"}]  # type: ignore[attr-defined]
     assert caplog.text.count("not told of it: custom-webhook/gone") == 2
     assert caplog.text.count("not told of it: custom-webhook/none") == 2
-    assert "s3cret-canary" not in "".join(
+    assert "a-word-of-the-url" not in "".join(
         record.getMessage() for record in caplog.records if record.name == "flows.notify"
     )
