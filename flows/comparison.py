@@ -1,9 +1,8 @@
 """`trainwright compare`: one pipeline from several base models, side by side.
 
-Each base model is a DVC experiment, run in a Git worktree of the present commit under .trainwright/, with the
-project's own cache: nothing in the project changes, stages that do not depend on the base model come from the cache,
-and `dvc exp show` and `dvc exp apply` know the experiments afterwards. A worktree that a killed comparison left is
-removed by the next.
+Each base model is a DVC experiment, run in a workspace at the present commit (flows/workspace.py) with the present
+params.yaml: nothing in the project changes, stages that do not depend on the base model come from the cache, and
+`dvc exp show` and `dvc exp apply` know the experiments afterwards.
 
 A base model is named as in params.yaml, or is `scratch`, where the pipeline describes a model from scratch. What a
 pipeline needs of others (a teacher, `pipeline:NAME`) is trained there too, unless the cache has it.
@@ -14,8 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,10 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from flows import dvc, pinning
+from flows import dvc, git, pinning
+from flows.workspace import Workspace, bring_sources, workspace
 from trainwright.core import layout, params
-from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
+from trainwright.core.errors import Fault, InputError, TrainwrightError
 from trainwright.core.layout import Layout
 from trainwright.engine import base_model
 
@@ -64,10 +63,11 @@ def compare(root: Path, name: str, bases: list[str], say: Say, output: Callable[
         if not (everything.pipeline(name).scratch or everything.pipeline(name).base_pipeline):
             base_model.locate(base, root)
     found = []
-    with _workspace(root, name, list(wanted.values())) as workspace:
+    with workspace(root, name, git.head(root)) as space:
+        _bring(space, name, list(wanted.values()))
         for base, everything in wanted.items():
             say(f"{name} from {base}")
-            found.append(_candidate(Layout(workspace, name), base, original, everything, output))
+            found.append(_candidate(Layout(space.root, name), base, original, everything, output))
     return found
 
 
@@ -88,51 +88,17 @@ def _with_base(present: params.Params, name: str, base: str) -> params.Params:
         raise InputError(Fault("--base", f"{base!r} {reason}", "See `base_model` in params.yaml.")) from None
 
 
-@contextmanager
-def _workspace(root: Path, name: str, wanted: list[params.Params]) -> Iterator[Path]:
-    """A worktree at the present commit, with the present params.yaml, pins, and sources that Git does not know."""
-    path = root / ".trainwright" / "comparisons" / name / "workspace"
-    _remove(root, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _git(root, "worktree", "add", "--detach", str(path), "HEAD")
-    try:
-        cache = dvc.Project(root).cache()
-        layout.write_file(path / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n")
-        shutil.copyfile(root / "params.yaml", path / "params.yaml")
-        for everything in wanted:
-            for needed in everything.chain(name):
-                _bring(Layout(root, needed), Layout(path, needed), everything.pipeline(needed))
-        yield path
-    finally:
-        _remove(root, path)
-
-
-def _bring(ours: Layout, theirs: Layout, pipeline: params.Pipeline) -> None:
-    """What a worktree may lack of a pipeline: its pins, its source and its base model, where Git does not know them."""
-    for pin in ("source_pin", "base_model_pin"):
-        if getattr(ours, pin).exists():
-            getattr(theirs, pin).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(getattr(ours, pin), getattr(theirs, pin))
-    for uri in (pipeline.source.uri, pipeline.base_uri.removeprefix("folder:")):
-        place = Path(uri)
-        if not place.is_absolute() and (ours.root / place).exists() and not (theirs.root / place).exists():
-            (theirs.root / place).parent.mkdir(parents=True, exist_ok=True)
-            (theirs.root / place).symlink_to(ours.root / place)
-
-
-def _remove(root: Path, path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    _git(root, "worktree", "prune")
-
-
-def _git(root: Path, *arguments: str) -> None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise MachineryError("There is no `git` here, which comparing base models needs.") from None
-    if done.returncode:
-        remedy = "A comparison needs the project to be a Git repository with at least one commit."
-        raise InputError(Fault(str(root), f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}", remedy))
+def _bring(space: Workspace, name: str, wanted: list[params.Params]) -> None:
+    """Put the present params.yaml into the workspace, and what Git may not know of the pipelines: pins and sources."""
+    shutil.copyfile(space.home / "params.yaml", space.root / "params.yaml")
+    for everything in wanted:
+        for needed in everything.chain(name):
+            ours, theirs = Layout(space.home, needed), Layout(space.root, needed)
+            for pin in ("source_pin", "base_model_pin"):
+                if getattr(ours, pin).exists():
+                    getattr(theirs, pin).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(getattr(ours, pin), getattr(theirs, pin))
+            bring_sources(space, everything.pipeline(needed))
 
 
 def _candidate(
