@@ -129,8 +129,8 @@ def test_every_name_that_a_final_state_has_is_one_that_the_automation_knows(pref
 
 
 def test_a_notification_block_that_nobody_saved_is_named_before_anything_is_made(project: Toy) -> None:
-    pipelines(project, "one", notifications=[{"block": "slack-webhook/ops"}])
-    with pytest.raises(InputError, match=r"notifications\[0\].block.*no block slack-webhook/ops"):
+    pipelines(project, "one", notifications=[{"block": "slack-webhook/never-saved"}])
+    with pytest.raises(InputError, match=r"notifications\[0\].block.*no block slack-webhook/never-saved"):
         deploy(project.root)
     with client() as api:
         assert not [pool for pool in api.read_work_pools() if pool.name == "trainwright"]
