@@ -366,17 +366,30 @@ def _move(home: Path, ready: Ready) -> str:
             try:
                 moved, where = git.push(home, {ref: (commit, head), **tags}), PUBLISHED
             except git.ProtectedError:
-                own = f"{ready.branch}-{ready.name}-{ready.version}"
-                moved = git.push(home, {f"refs/heads/{own}": (commit, None), **tags})
+                beside = f"{ready.branch}-next"
+                there = fetch(home, beside)
+                commit = _head(home, _waiting_merged(home, head, ready), ready)
+                moved = git.push(home, {f"refs/heads/{beside}": (commit, there), **tags})
                 where = (
-                    f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it into the "
-                    f"branch, merge {own}: git switch {ready.branch} && git merge {git.remote(home)}/{own}"
+                    f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it, and all "
+                    f"that waits with it, into the branch, merge {beside}: "
+                    f"git switch {ready.branch} && git merge {git.remote(home)}/{beside}"
                 )
             if moved:
                 for tag, (made, _) in tags.items():
                     git.set_ref(home, tag, made)
                 return where
     raise AssertionError
+
+
+def _waiting_merged(home: Path, head: str | None, ready: Ready) -> str | None:
+    """The head of a protected branch with the other pipelines' newest versions that nobody has merged into it yet."""
+    for name in registry.known(home):
+        newest = registry.versions(home, name)[-1]
+        if name != ready.name and not (head and git.contains(home, head, newest.commit)):
+            code = git.commit(home, f"{newest.commit}^1") or ready.code
+            head = _head(home, head, replace(ready, name=name, version=newest.version, commit=newest.commit, code=code))
+    return head
 
 
 def _head(home: Path, head: str | None, ready: Ready) -> str:

@@ -294,26 +294,73 @@ def test_of_two_publications_of_one_pipeline_one_wins_and_the_other_says_so(proj
     assert publication.waiting(project.root) == {}
 
 
-def test_a_protected_branch_gets_a_branch_of_its_own_and_words_on_how_to_merge(project: Toy, remote: Path) -> None:
-    publish(project)
+def merge(project: Toy) -> None:
+    """What a person does whom a publication told how to merge."""
+    git.git(project.root, "fetch", "--quiet")
+    git.git(project.root, "checkout", "--quiet", "-B", "published", "origin/published")
+    git.git(project.root, "merge", "--quiet", "origin/published-next")
+    git.git(project.root, "push", "--quiet", "origin", "published")
+    git.git(project.root, "checkout", "--quiet", "main")
+
+
+@pytest.fixture
+def protection(remote: Path) -> Path:
+    """The hook that protects the branch of the remote, which is executable where it does."""
     hook = remote / "hooks" / "update"
     hook.write_text('#!/bin/sh\n[ "$1" != refs/heads/published ] || { echo "protected branch" >&2; exit 1; }\n')
-    hook.chmod(0o755)
+    return hook
+
+
+def test_a_protected_branch_gets_a_branch_beside_it_and_words_on_how_to_merge(
+    project: Toy, remote: Path, protection: Path
+) -> None:
+    publish(project)
+    protection.chmod(0o755)
     before = git.git(remote, "rev-parse", "published")
     version, where = publish(project, data="new\n")
-    assert "git merge origin/published-one-v1.1.0" in where
+    assert "git merge origin/published-next" in where
     assert git.git(remote, "rev-parse", "published") == before
     assert registry.in_use(project.root, "one") == version and version.version == "v1.1.0"
     with workspace(project.root, "one", git.head(project.root)) as space:  # the next run builds on it all the same
         publication.restore(space, "one", WHAT, publication.fetch(project.root, "published"))
         assert json.loads((space.root / "data/one/source.json").read_text()) == {"sha256": "new"}
-    hook.unlink()
-    git.git(project.root, "fetch", "--quiet")
-    git.git(project.root, "checkout", "--quiet", "-b", "published", "origin/published")
-    git.git(project.root, "merge", "--quiet", "origin/published-one-v1.1.0")
-    git.git(project.root, "push", "--quiet", "origin", "published")
-    git.git(project.root, "checkout", "--quiet", "main")
+    protection.chmod(0o644)
+    merge(project)
     assert str(publish(project, data="newer\n")[0]) == "one@v1.2.0"
+
+
+def test_what_several_pipelines_have_waiting_beside_a_protected_branch_merges_without_a_conflict(
+    project: Toy, remote: Path, protection: Path
+) -> None:
+    """Whatever was merged before, and also where code has come to the branch meanwhile."""
+    protection.chmod(0o755)
+    published = {name: publish(project, name, data=f"{name}\n")[0] for name in ("one", "two")}
+    protection.chmod(0o644)
+    git.git(remote, "update-ref", "refs/heads/published", git.head(project.root))
+    merge(project)
+    protection.chmod(0o755)
+    published["two"] = publish(project, "two", data="third\n")[0]
+    protection.chmod(0o644)
+    merge(project)
+    protection.chmod(0o755)
+    (project.root / "code.py").write_text("print(2)\n")
+    git.git(project.root, "add", "code.py")
+    git.git(project.root, "commit", "--quiet", "-m", "Newer code")
+    published["one"] = publish(project, "one", data="fourth\n")[0]
+    published["two"] = publish(project, "two", data="fifth\n")[0]
+    protection.chmod(0o644)
+    merge(project)
+    head = publication.fetch(project.root, "published")
+    assert head is not None and git.read(project.root, head, "code.py") == b"print(2)\n"
+    for name, version in published.items():
+        for path in (f"data/{name}/source.json", f"data/{name}/published/version.json"):
+            assert git.read(project.root, head, path) == git.read(project.root, version.commit, path)
+        state = publication.state(project.root, "published")
+        assert state is not None
+        entries = publication._entries(project.root, version.commit)
+        assert {k: v for k, v in state.entries.items() if k.endswith(f"@{name}")} == {
+            k: v for k, v in entries.items() if k.endswith(f"@{name}")
+        }
 
 
 def test_without_a_remote_nothing_is_published_and_the_remedy_is_named(project: Toy) -> None:
