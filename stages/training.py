@@ -25,6 +25,7 @@ def main(run: Run) -> None:
         "features": layout.digest(features),
         "base_model": base_model.identity(run.layout, run.params),
         "training": run.params.training.model_dump(mode="json"),
+        "code": dict(run.code),
     }
     teacher = None
     if run.params.teacher_pipeline:

@@ -120,6 +120,26 @@ def test_parameters_edited_while_a_stage_runs_are_not_kept_as_those_that_it_used
     assert f"unicode_form: {now}\n" in toy.read("dvc.lock")
 
 
+@pytest.mark.parametrize(
+    ("edited", "kept"), [("stages/deeper/own.py", False), ("stages/deeper/own.pyc", True), ("stages/other.py", True)]
+)
+def test_code_edited_while_a_stage_runs_is_not_kept_as_that_which_it_ran(toy: Toy, edited: str, kept: bool) -> None:
+    """Only that which the stage depends on; what imports leave beside it is no edit."""
+    shutil.copy(ROOT / "params.yaml", toy.root)
+    (toy.root / "stages" / "deeper").mkdir(parents=True)
+    toy.write("edit", "no such text>none")
+    toy.write(edited, "before")
+    toy.write("stage.py", EDITED.replace("    path =", f"    Path({edited!r}).write_text('after')\n    path ="))
+    stage = {"deps": ["stages/deeper"], "outs": ["data/${key}/cleaning"]}
+    graph = {"foreach": {"sample-qa": {}}, "do": {"cmd": f"exec {sys.executable} stage.py sample-qa", **stage}}
+    toy.write("dvc.yaml", json.dumps({"stages": {"cleaning": graph}}))
+    command = [sys.executable, "-m", "dvc", "repro"]
+    done = subprocess.run(command, cwd=toy.root, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is kept and "Traceback" not in done.stderr, done.stderr
+    assert (toy.root / "dvc.lock").exists() is kept
+    assert kept or f"{edited}: was edited while cleaning ran, which ran the code from before" in done.stderr
+
+
 def test_a_stage_of_another_checkout_s_code_does_not_run(toy: Toy) -> None:
     """An installed package is found before a workspace's own code where that is missing."""
     shutil.copy(ROOT / "params.yaml", toy.root)

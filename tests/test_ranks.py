@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -83,8 +85,17 @@ class Project:
         """Wait for a whole checkpoint at or after a step."""
         wait(lambda: any(s >= step for s in self.steps()), 120, f"no checkpoint of step {step} was kept")
 
+    def whole(self) -> list[Path]:
+        """The whole checkpoints; none while a training that begins clears its folder."""
+        with suppress(FileNotFoundError):
+            return [path.parent for path in self.checkpoints.glob("*/checkpoint-*/manifest.json")]
+        return []
+
+    def has_more_than(self, before: set[Path]) -> bool:
+        return bool(set(self.whole()) - before)
+
     def steps(self) -> list[int]:
-        return [int(p.parent.name.split("-")[1]) for p in self.checkpoints.glob("*/checkpoint-*/manifest.json")]
+        return [int(path.name.split("-")[1]) for path in self.whole()]
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         lines = (self.output / "live/plots/metrics" / name).read_text().splitlines()[1:]
@@ -163,6 +174,29 @@ def test_two_processes_told_to_end_and_then_killed_are_resumed_to_the_same_weigh
 
     assert project.train(2)["processes"] == 2
     assert (digest(project.output / "model/model.safetensors"), project.curve("validation/loss.tsv")) == whole
+
+
+@pytest.mark.slow
+def test_only_the_code_that_a_checkpoint_was_made_with_goes_on_from_it(project: Project) -> None:
+    """Otherwise weights of the older code would be recorded as those of the newer."""
+    project.settings(epochs=12, batch_size=8)
+    code = project.root / "stages" / "own.py"
+    code.parent.mkdir(exist_ok=True)
+    graph = {"foreach": {"tiny": {}}, "do": {"cmd": "true", "deps": ["stages/own.py"], "outs": ["none"]}}
+    (project.root / "dvc.yaml").write_text(json.dumps({"stages": {"training": graph}}))
+    said = []
+    for text in ("one = 1", "one = 2", "one = 1"):
+        code.write_text(text)
+        before = set(project.whole())
+        child = project.begin()
+        try:
+            wait(partial(project.has_more_than, before), 120, "no checkpoint was kept")
+            child.terminate()
+            said.append(child.communicate(timeout=60)[0])
+        finally:
+            child.kill()
+    (project.root / "dvc.yaml").unlink()
+    assert ["going on from checkpoint-" in each for each in said] == [False, False, True], said
 
 
 @pytest.mark.slow

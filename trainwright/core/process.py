@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +23,7 @@ from trainwright.core.yaml_file import read_yaml
 PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CODE = "TRAINWRIGHT_CODE"  # the folder whose code stages must run: an installed package is another checkout's
+SOURCES = ("stages/", "trainwright/")  # where the code that stages run is
 TERMINATED = 143  # 128 + SIGTERM
 RANKS = "TRAINWRIGHT_RANKS"  # set for the processes among which a stage divides its work: the folder of their words
 TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
@@ -39,21 +40,27 @@ class Run:
     layout: Layout
     params: Pipeline
     name: str = ""  # of the stage whose process this is, as dvc.yaml has it; "" where it is none
+    code: Mapping[str, str] = field(default_factory=dict)  # digests of the files of code that the stage ran with
 
     def check_unedited(self) -> None:
-        """Raises InputError where params.yaml now has other values for this stage than those that it ran with: DVC,
-        which looks at the file after the run, would keep the new ones as those that were used.
+        """Raises InputError where this stage's code, or its values in params.yaml, are now others than those that it
+        ran with: DVC, which looks at the files after the run, would keep the new ones as those that were used.
         """
+        code = _code(self.layout, self.params, self.name) if self.name else self.code
+        edited = sorted(path for path in {*code, *self.code} if code.get(path) != self.code.get(path))
+        if edited:
+            reason = f"was edited while {self.name} ran, which ran the code from before"
+            raise InputError(*(Fault(path, reason, "Run it again, with the code that you want.") for path in edited))
         now = params.load(self.layout.params).pipeline(self.layout.pipeline) if self.name else self.params
         if now == self.params:
             return
         stage = read_yaml(self.layout.root / "dvc.yaml")["stages"].get(self.name)  # None: DVC keeps nothing of it
         read, prefix = stage["do"].get("params", []) if stage else [], "pipelines.${key}."
         sections = [key.removeprefix(prefix) for key in read if key.startswith(prefix)]
-        edited = [key for key in sections if attrgetter(key)(now) != attrgetter(key)(self.params)]
-        if edited:
+        changed = [key for key in sections if attrgetter(key)(now) != attrgetter(key)(self.params)]
+        if changed:
             reason = f"was edited while {self.name} ran, which had read the values before"
-            fields = ", ".join(f"pipelines.{self.layout.pipeline}.{key}" for key in edited)
+            fields = ", ".join(f"pipelines.{self.layout.pipeline}.{key}" for key in changed)
             raise InputError(Fault("params.yaml", reason, "Run it again, with the values that you want.", field=fields))
 
     def open(self, stage: str) -> Path:
@@ -64,6 +71,16 @@ class Run:
         """
         certificate.check(self.layout, self.params, stage)
         return self.layout.stage(stage)
+
+
+def _code(place: Layout, settings: Pipeline, stage: str) -> dict[str, str]:
+    """Digests, by path, of the files of code that dvc.yaml says a stage depends on; none of a stage that it lacks."""
+    graph = place.root / "dvc.yaml"
+    entry = read_yaml(graph)["stages"].get(stage) if graph.exists() else None
+    deps = entry["do"].get("deps", []) if entry else []
+    named = [place.root / dep.replace("${item.task}", settings.task) for dep in deps if dep.startswith(SOURCES)]
+    files = [file for path in named for file in (path.rglob("*.py") if path.is_dir() else [path]) if file.exists()]
+    return {file.relative_to(place.root).as_posix(): layout.digest(file) for file in files}
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = None) -> None:
@@ -121,7 +138,8 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
         sys.exit(exit_code)
 
     try:
-        run = Run(run_layout, params.load(run_layout.params).pipeline(pipeline), name)
+        settings = params.load(run_layout.params).pipeline(pipeline)
+        run = Run(run_layout, settings, name, _code(run_layout, settings, name))
         main(run)
         run.check_unedited()
     except TrainwrightError as error:
