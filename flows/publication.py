@@ -373,7 +373,7 @@ def _move(home: Path, ready: Ready) -> str:
                 where = (
                     f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it, and all "
                     f"that waits with it, into the branch, merge {beside}: "
-                    f"git switch {ready.branch} && git merge {git.remote(home)}/{beside}"
+                    f"git fetch && git switch {ready.branch} && git merge {git.remote(home)}/{beside}"
                 )
             if moved:
                 for tag, (made, _) in tags.items():
