@@ -41,17 +41,18 @@ RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.remote_stage.stage"
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
 HEARTBEAT = "prefect.flow-run.heartbeat"
+TAKEN = ("Pending", "Submitting", "InfrastructurePending")  # by a worker, which may die before the run has a process
 # The names of final states: Prefect's, those of stages (flows/remote_stage.py), and those of ticks (flows/retrain.py).
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}
 ENDS |= {"NothingToDo", "Published", "Unpublished", "Refused"}
 PAUSES = {"Cancelling", "Suspended", "Paused", "AwaitingRetry", "AwaitingConcurrencySlot"}
 DEAD_RUNS = AutomationCore(
     name="trainwright: end dead runs",
-    description="A run without a heartbeat has lost its process or its machine, which cannot say so any more.",
+    description="A run without a heartbeat has lost worker, process or machine, which cannot say so any more.",
     trigger=EventTrigger(
         posture=Posture.Proactive,
         match={"prefect.resource.id": "prefect.flow-run.*"},
-        after={HEARTBEAT},
+        after={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in TAKEN)},
         expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS | PAUSES)},
         for_each={"prefect.resource.id"},
         threshold=1,

@@ -51,6 +51,21 @@ for pair in (("COMPLETED", "Completed"), ("COMPLETED", "Published"), ("FAILED", 
 print(json.dumps(ended))
 """
 
+TAKEN = """
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.states import Pending, Submitting
+
+def body(): ...
+
+with get_client(sync_client=True) as api:
+    for state in (Pending(), Submitting()):
+        run = api.create_flow_run(flow(name="taken")(body))
+        api.set_flow_run_state(run.id, Pending())
+        api.set_flow_run_state(run.id, state)
+        print(run.id)
+"""
+
 
 @pytest.fixture
 def server(toy: Toy) -> Iterator[Server]:
@@ -99,6 +114,13 @@ def test_a_run_whose_process_was_killed_is_ended_and_one_that_has_ended_is_not(t
     child.communicate()
     wait(lambda: crashed(server, run), 120, "the run goes on without a process")
     assert {run: state(server, run)["name"] for run in ended} == ended
+
+
+def test_a_run_whose_worker_was_killed_before_it_had_a_process_is_ended(toy: Toy, server: Server) -> None:
+    said(toy, server, DEPLOY, str(SOON))
+    runs = said(toy, server, TAKEN).split()
+    assert len(runs) == 2
+    wait(lambda: all(crashed(server, run) for run in runs), 120, "a run that a worker took stays with it")
 
 
 @pytest.mark.skipif("TRAINWRIGHT_SLOW" not in os.environ, reason="TRAINWRIGHT_SLOW is unset: this waits two minutes")
