@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -99,10 +100,20 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
 
 
 def end_with_worker() -> None:
-    """Have this run told to end (SIGTERM) when the worker that started it ends, however it does; a run that no worker
-    of ours has started goes its own way."""
+    """Have this run told to end (SIGTERM) when the worker that started it ends, however it does, and killed where it
+    goes on all the same; a run that no worker of ours has started goes its own way."""
     if parent := os.environ.get(PARENT):
         process.die_with_parent(signal.SIGTERM, int(parent))
+        threading.Thread(target=_end_after, args=(int(parent),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    """Kill this process LAST_RUNS after its parent's end. A SIGTERM that meets Prefect's HTTP client just when it takes
+    its lock leaves the lock taken: what the client should then tell the server waits for it for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    time.sleep(LAST_RUNS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def look() -> Machine:

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
-from conftest import ROOT, Toy
+from conftest import ROOT, Toy, wait
 
 from flows import dvc, git, leases
 from flows.worker import Machine, _limit, look, serve
@@ -196,3 +198,39 @@ def test_an_object_that_the_remote_has_in_part_is_found_and_not_kept(toy: Toy, c
     with pytest.raises(MachineryError, match=re.escape(cut)):
         project.verify("first@toy")
     assert not (toy.root / ".dvc/cache" / bad.relative_to(toy.root / "store")).exists()
+
+
+DEAF = """
+import os, signal, sys
+os.environ["TRAINWRIGHT_WORKER_PROCESS"] = str(os.getppid())
+signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+from flows import worker
+worker.LAST_RUNS = 1.0
+worker.end_with_worker()
+print(os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_run_that_its_workers_end_cannot_end_is_killed() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])",
+        DEAF,
+    ]
+    worker = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout is not None
+    run = psutil.Process(int(worker.stdout.readline()))
+    worker.kill()
+    worker.wait()
+    try:
+        assert worker.stdout.readline() == "told\n"
+        wait(lambda: not run.is_running() or run.status() == psutil.STATUS_ZOMBIE, 60, "it goes on")
+    finally:
+        worker.stdout.close()
+        with suppress(psutil.NoSuchProcess):
+            run.kill()
