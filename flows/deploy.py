@@ -41,29 +41,45 @@ RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.remote_stage.stage"
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
 HEARTBEAT = "prefect.flow-run.heartbeat"
-TAKEN = ("Pending", "Submitting", "InfrastructurePending")  # by a worker, which may die before the run has a process
 # The names of final states: Prefect's, those of stages (flows/remote_stage.py), and those of ticks (flows/retrain.py).
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}
 ENDS |= {"NothingToDo", "Published", "Unpublished", "Refused"}
 PAUSES = {"Cancelling", "Suspended", "Paused", "AwaitingRetry", "AwaitingConcurrencySlot"}
-DEAD_RUNS = AutomationCore(
-    name="trainwright: end dead runs",
-    description="A run without a heartbeat has lost worker, process or machine, which cannot say so any more.",
-    trigger=EventTrigger(
+TAKEN, BEGUN = {"Pending", "Submitting"}, "Running"  # by a worker; in a process
+
+
+def _ending(name: str, description: str, words: str, after: set[str], expect: set[str], **where: Any) -> AutomationCore:
+    """An automation that ends a run of which none of the events `expect`, or of its ends, has come after `after`."""
+    trigger = EventTrigger(
         posture=Posture.Proactive,
         match={"prefect.resource.id": "prefect.flow-run.*"},
-        after={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in TAKEN)},
-        expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS | PAUSES)},
+        after=after,
+        expect={*expect, *(f"prefect.flow-run.{state}" for state in ENDS | PAUSES)},
         for_each={"prefect.resource.id"},
         threshold=1,
         within=SILENCE,
-    ),
-    actions=[
-        ChangeFlowRunState(
-            state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process has died", force=False
-        )
-    ],
+        **where,
+    )
+    crashed = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=words, force=False)
+    return AutomationCore(name=f"trainwright: {name}", description=description, trigger=trigger, actions=[crashed])
+
+
+DEAD_RUNS = _ending(
+    "end dead runs",
+    "A run without a heartbeat has lost its process or its machine, which cannot say so any more.",
+    "no heartbeat: its process has died",
+    {HEARTBEAT},
+    {HEARTBEAT},
 )
+LOST_RUNS = _ending(
+    "end lost runs",
+    "A run that a worker took and that does not begin has lost the worker; a pod may only wait for its node.",
+    "it has not begun: its worker has died",
+    {f"prefect.flow-run.{state}" for state in TAKEN},
+    {f"prefect.flow-run.{BEGUN}"},
+    match_related={"prefect.resource.role": "work-pool", "prefect.work-pool.type": "process"},
+)
+AUTOMATIONS = (DEAD_RUNS, LOST_RUNS)
 Say = Callable[[str], None]
 
 
@@ -95,7 +111,8 @@ def deploy(root: Path, say: Say, retrain: str = RETRAIN_FLOW, stage: str = STAGE
             say(_deployment(client, deployment))
         for line in _gone(client, {pool.STAGE_NAME, *(deployment.name for deployment in wanted)}):
             say(line)
-        say(_automation(client))
+        for automation in AUTOMATIONS:
+            say(_automation(client, automation))
 
 
 def ensure(client: SyncPrefectClient, labels: Iterable[str], stage: str = STAGE_FLOW) -> Iterator[str]:
@@ -111,9 +128,9 @@ def remove(say: Say) -> None:
     with pool.client() as client:
         for line in _gone(client, set()):
             say(line)
-        for automation in client.read_automations_by_name(DEAD_RUNS.name):
+        for automation in (found for ours in AUTOMATIONS for found in client.read_automations_by_name(ours.name)):
             client.delete_automation(automation.id)
-            say(f"automation   removed: {DEAD_RUNS.name}")
+            say(f"automation   removed: {automation.name}")
         try:
             client.delete_work_pool(POOL)
             say(f"work pool    removed: {POOL}, with its queues")
@@ -247,18 +264,18 @@ def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return found
 
 
-def _automation(client: SyncPrefectClient) -> str:
-    known = client.read_automations_by_name(DEAD_RUNS.name)
+def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> str:
+    known = client.read_automations_by_name(wanted.name)
     for more in known[1:]:
         client.delete_automation(more.id)
     if not known:
-        client.create_automation(DEAD_RUNS)
-        return f"automation   made: {DEAD_RUNS.name}"
+        client.create_automation(wanted)
+        return f"automation   made: {wanted.name}"
     parts = ("trigger", "actions", "description")
-    if all(_plain(getattr(known[0], part)) == _plain(getattr(DEAD_RUNS, part)) for part in parts):
-        return f"automation   unchanged: {DEAD_RUNS.name}{'' if known[0].enabled else '; switched off by hand'}"
-    client.update_automation(known[0].id, DEAD_RUNS)
-    return f"automation   updated: {DEAD_RUNS.name}"
+    if all(_plain(getattr(known[0], part)) == _plain(getattr(wanted, part)) for part in parts):
+        return f"automation   unchanged: {wanted.name}{'' if known[0].enabled else '; switched off by hand'}"
+    client.update_automation(known[0].id, wanted)
+    return f"automation   updated: {wanted.name}"
 
 
 def _plain(part: Any) -> Any:

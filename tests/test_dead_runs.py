@@ -17,9 +17,11 @@ DEPLOY = """
 import sys
 from datetime import timedelta
 from flows import deploy, pool
-trigger = deploy.DEAD_RUNS.trigger.model_copy(update={"within": timedelta(seconds=float(sys.argv[1]))})
 with pool.client() as api:
-    api.create_automation(deploy.DEAD_RUNS.model_copy(update={"trigger": trigger}))
+    list(deploy.ensure(api, ["gpu"]))
+    for automation in deploy.AUTOMATIONS:
+        trigger = automation.trigger.model_copy(update={"within": timedelta(seconds=float(sys.argv[1]))})
+        api.create_automation(automation.model_copy(update={"trigger": trigger}))
 """
 LIVE = """
 import pathlib, signal, sys
@@ -52,17 +54,21 @@ print(json.dumps(ended))
 """
 
 TAKEN = """
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.states import Pending, Submitting
+from flows import pool
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.states import Pending, Running, Submitting
 
-def body(): ...
-
-with get_client(sync_client=True) as api:
-    for state in (Pending(), Submitting()):
-        run = api.create_flow_run(flow(name="taken")(body))
-        api.set_flow_run_state(run.id, Pending())
-        api.set_flow_run_state(run.id, state)
+with pool.client() as api:
+    api.create_work_pool(WorkPoolCreate(name="pods", type="kubernetes", base_job_template={}))
+    flow = api.create_flow_from_name("taken")
+    here, pods = (api.create_deployment(flow, name, work_pool_name=name) for name in (pool.POOL, "pods"))
+    for deployment, states in (
+        (here, [Pending()]), (here, [Pending(), Submitting()]),
+        (here, [Pending(), Running()]), (pods, [Pending(), Submitting()]),
+    ):
+        run = api.create_flow_run_from_deployment(deployment)
+        for state in states:
+            api.set_flow_run_state(run.id, state)
         print(run.id)
 """
 
@@ -101,9 +107,9 @@ def state(server: Server, run: str) -> dict[str, Any]:
     return dict(found["state"])
 
 
-def crashed(server: Server, run: str) -> bool:
+def crashed(server: Server, run: str, words: str = "no heartbeat: its process has died") -> bool:
     found = state(server, run)
-    return (found["type"], found["message"]) == ("CRASHED", "no heartbeat: its process has died")
+    return (found["type"], found["message"]) == ("CRASHED", words)
 
 
 def test_a_run_whose_process_was_killed_is_ended_and_one_that_has_ended_is_not(toy: Toy, server: Server) -> None:
@@ -117,10 +123,12 @@ def test_a_run_whose_process_was_killed_is_ended_and_one_that_has_ended_is_not(t
 
 
 def test_a_run_whose_worker_was_killed_before_it_had_a_process_is_ended(toy: Toy, server: Server) -> None:
+    """Not one that has begun, nor one whose pod may wait for a node."""
     said(toy, server, DEPLOY, str(SOON))
-    runs = said(toy, server, TAKEN).split()
-    assert len(runs) == 2
-    wait(lambda: all(crashed(server, run) for run in runs), 120, "a run that a worker took stays with it")
+    *taken, begun, pod = said(toy, server, TAKEN).split()
+    lost = "it has not begun: its worker has died"
+    wait(lambda: all(crashed(server, run, lost) for run in taken), 120, "a run that a worker took stays with it")
+    assert [state(server, run)["name"] for run in (begun, pod)] == ["Running", "Submitting"]
 
 
 @pytest.mark.skipif("TRAINWRIGHT_SLOW" not in os.environ, reason="TRAINWRIGHT_SLOW is unset: this waits two minutes")

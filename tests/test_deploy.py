@@ -58,6 +58,7 @@ def test_deploying_twice_changes_nothing_and_what_left_params_yaml_leaves_the_se
         "deployment made: retrain/one, 0 2 * * * in Europe/Berlin",
         "deployment made: retrain/two, 0 2 * * * in Europe/Berlin",
         "automation made: trainwright: end dead runs",
+        "automation made: trainwright: end lost runs",
     ]
     assert deploy(project.root) == [line.replace(" made:", " unchanged:") for line in made]
 
@@ -101,7 +102,7 @@ def test_two_ticks_of_a_pipeline_come_one_after_the_other_and_none_is_dropped(pr
 
 
 def test_remove_takes_away_all_that_deploy_made_and_may_be_said_twice(project: Toy) -> None:
-    from flows.deploy import DEAD_RUNS
+    from flows.deploy import AUTOMATIONS
     from flows.pool import POOL
 
     pipelines(project, "one", operations={"one": NIGHTLY})
@@ -112,7 +113,7 @@ def test_remove_takes_away_all_that_deploy_made_and_may_be_said_twice(project: T
         assert expected in said.stdout
     with client() as api:
         ours = [found for found in api.read_deployments() if found.work_pool_name == POOL]
-        assert not ours and not api.read_automations_by_name(DEAD_RUNS.name)
+        assert not ours and not [found for each in AUTOMATIONS for found in api.read_automations_by_name(each.name)]
 
 
 def test_every_name_that_a_final_state_has_is_one_that_the_automation_knows(prefect_api: None) -> None:
@@ -125,7 +126,8 @@ def test_every_name_that_a_final_state_has_is_one_that_the_automation_knows(pref
     stages = {"Completed", "Cached", "Skipped", "Failed", "TimedOut", "Stopped"}  # flows/remote_stage.py
     words = (retrain.NOTHING, retrain.PUBLISHED, retrain.UNPUBLISHED, retrain.REFUSED, retrain.FAILED)
     names = {make().name for make in theirs} | stages | {retrain.shown(outcome) for outcome in words}
-    assert {f"prefect.flow-run.{name}" for name in names} <= deploy.DEAD_RUNS.trigger.expect
+    for automation in deploy.AUTOMATIONS:
+        assert {f"prefect.flow-run.{name}" for name in names} <= automation.trigger.expect
 
 
 def test_a_notification_block_that_nobody_saved_is_named_before_anything_is_made(project: Toy) -> None:
