@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trainwright.core import certificate, layout, params
 from trainwright.core.errors import Fault, InputError, TrainwrightError
@@ -54,8 +54,7 @@ class Run:
         now = params.load(self.layout.params).pipeline(self.layout.pipeline) if self.name else self.params
         if now == self.params:
             return
-        stage = read_yaml(self.layout.root / "dvc.yaml")["stages"].get(self.name)  # None: DVC keeps nothing of it
-        read, prefix = stage["do"].get("params", []) if stage else [], "pipelines.${key}."
+        read, prefix = _graph(self.layout.root, self.name).get("params", []), "pipelines.${key}."
         sections = [key.removeprefix(prefix) for key in read if key.startswith(prefix)]
         changed = [key for key in sections if attrgetter(key)(now) != attrgetter(key)(self.params)]
         if changed:
@@ -73,11 +72,16 @@ class Run:
         return self.layout.stage(stage)
 
 
+def _graph(root: Path, stage: str) -> Mapping[str, Any]:
+    """What dvc.yaml says of a stage; nothing of one that it lacks, of which DVC keeps nothing."""
+    path = root / "dvc.yaml"
+    stages = (read_yaml(path) or {}).get("stages", {}) if path.exists() else {}
+    return dict(stages[stage]["do"]) if stage in stages else {}
+
+
 def _code(place: Layout, settings: Pipeline, stage: str) -> dict[str, str]:
     """Digests, by path, of the files of code that dvc.yaml says a stage depends on; none of a stage that it lacks."""
-    graph = place.root / "dvc.yaml"
-    entry = read_yaml(graph)["stages"].get(stage) if graph.exists() else None
-    deps = entry["do"].get("deps", []) if entry else []
+    deps = _graph(place.root, stage).get("deps", [])
     named = [place.root / dep.replace("${item.task}", settings.task) for dep in deps if dep.startswith(SOURCES)]
     files = [file for path in named for file in (path.rglob("*.py") if path.is_dir() else [path]) if file.exists()]
     return {file.relative_to(place.root).as_posix(): layout.digest(file) for file in files}
