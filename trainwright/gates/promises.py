@@ -137,12 +137,19 @@ def misplaced(text: str, starts: str, texts: str) -> Check:
         even = batch.filter(pa.array(~uneven))
         spans, begins = even.column(texts).combine_chunks(), even.column(starts).combine_chunks()
         at = pc.list_parent_indices(spans).to_numpy()
-        promised, begin = strings(spans.flatten()), begins.flatten().fill_null(-1).to_numpy().astype(np.int64)
+        flat = spans.flatten()
+        promised, begin = strings(flat), begins.flatten().fill_null(-1).to_numpy().astype(np.int64)
         whole = even.column(text).combine_chunks().dictionary_encode()  # rows of one text share one copy
         code = whole.indices.fill_null(0).to_numpy()[at]
         size = np.strings.str_len(promised)
         cut = np.strings.slice(strings(whole.dictionary)[code], begin.clip(0), begin.clip(0) + size)
-        wrong = (cut != promised) | (begin < 0) | (size == 0) | to_mask(even.column(text).is_null())[at]
+        null = to_mask(even.column(text).is_null())[at]
+        wrong = (cut != promised) | (begin < 0) | (size == 0) | null
+        zeros = to_mask(pc.match_substring(even.column(text), "\0"))[at] | to_mask(pc.match_substring(flat, "\0"))
+        for place in np.flatnonzero(zeros & ~null):  # numpy drops the zero characters at a string's end
+            start, span = begin[place], flat[place].as_py() or ""
+            stands = whole.dictionary[code[place]].as_py()[start : start + len(span)]
+            wrong[place] = start < 0 or not span or stands != span
         uneven[np.flatnonzero(~uneven)[at[wrong]]] = True
         return uneven
 
