@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from flows import dvc, git, pinning
+from flows.dvc_process import Line
 from flows.workspace import Workspace, bring_sources, workspace
 from trainwright.core import layout, params
 from trainwright.core.errors import Fault, InputError, TrainwrightError
@@ -52,7 +53,7 @@ class Candidate:
     peak_bytes: int | None
 
 
-def compare(root: Path, name: str, bases: list[str], say: Say, output: Callable[[dvc.Line], None]) -> list[Candidate]:
+def compare(root: Path, name: str, bases: list[str], say: Say, output: Callable[[Line], None]) -> list[Candidate]:
     """Run pipeline `name` from each of `bases`; one that fails does not stop the others.
 
     Raises InputError where the project is no Git repository with a commit, or a base model is wrong.
@@ -102,7 +103,7 @@ def _bring(space: Workspace, name: str, wanted: list[params.Params]) -> None:
 
 
 def _candidate(
-    place: Layout, base: str, original: str, everything: params.Params, output: Callable[[dvc.Line], None]
+    place: Layout, base: str, original: str, everything: params.Params, output: Callable[[Line], None]
 ) -> Candidate:
     for stage in LAST:  # what is there after the run is then of this base model
         shutil.rmtree(place.stage(stage), ignore_errors=True)

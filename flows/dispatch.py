@@ -22,7 +22,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
-from flows import dvc, git, pool, worker
+from flows import dvc, dvc_lock, git, pool, worker
+from flows.dvc_process import Line
 from flows.remote_stage import ARTIFACT, ASKED, BEAT, DELIVERED, GAVE_UP, LOGGER, WORKS, Pulse, Result
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, write_file
@@ -37,7 +38,7 @@ STARTING = 120.0  # seconds that a worker has to start a run that it took
 AWAY = 600.0  # seconds that the server may be away
 SENT = 3  # times that a stage is sent, where workers take us for dead
 ENDING = 30.0  # seconds that a cancelled run has to end
-Say = Callable[[dvc.Line], None]
+Say = Callable[[Line], None]
 
 
 def reproduce(
@@ -71,7 +72,7 @@ def reproduce(
         journey = _Journey(api, label, 60 * running.of(layout.pipeline).wait_minutes, say)
         deployment = journey.find_worker()
         inputs = project.inputs(stage)
-        lock = dvc.lock_of(project.entries([*dict.fromkeys(inputs.values()), stage]))
+        lock = dvc_lock.of(project.entries([*dict.fromkeys(inputs.values()), stage]))
         with _travelling(project, stage) as (commit, ref):
             parameters = {
                 "pipeline": layout.pipeline,
@@ -177,7 +178,7 @@ class _Journey:
             try:
                 return self.run(deployment, parameters, seconds, deliver)
             except GivenUpError as error:
-                self.say(dvc.Line(f"sent again: {error}"))
+                self.say(Line(f"sent again: {error}"))
         return self.run(deployment, parameters, seconds, deliver)
 
     def run(self, deployment: UUID, parameters: dict[str, Any], seconds: float, deliver: Callable[[], None]) -> Result:
@@ -278,7 +279,7 @@ class _Journey:
     def _tell(self, words: str) -> None:
         if time.monotonic() - self._told > TOLD:
             self._told = time.monotonic()
-            self.say(dvc.Line(f"waiting: {words}"))
+            self.say(Line(f"waiting: {words}"))
 
     def _relay(self, run: UUID, relayed: set[UUID]) -> None:
         """Say what the stage has said since."""
@@ -288,7 +289,7 @@ class _Journey:
         while logs := self.api.read_logs(mine, limit=page, offset=start):
             for log in logs:
                 if log.id not in relayed and log.name == LOGGER:
-                    self.say(dvc.Line(log.message))
+                    self.say(Line(log.message))
                 relayed.add(log.id)
             start += len(logs)
 

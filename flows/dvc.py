@@ -1,20 +1,14 @@
 """DVC, as far as the flow needs it: a pipeline's graph, what has changed, and running one stage.
 
-The only module that touches DVC's Python API or starts its processes. `python -m flows.dvc PARENT ARGUMENTS…`
-is the `dvc` command that dies, with everything it has started, when the process PARENT does.
+The only module that uses DVC's Python API, apart from dvc.lock's text (flows/dvc_lock.py).
 """
 
 import hashlib
 import logging
-import math
 import os
 import re
 import secrets
-import selectors
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwright.core import layout, process
+from flows import dvc_lock, dvc_process
+from flows.dvc_process import Line
+from trainwright.core import layout
 from trainwright.core.errors import Fault, InputError, MachineryError
 
-POLL = 0.2  # seconds between two looks at a silent process
-GRACE = 12.0  # seconds between asking a stage to end and killing it: a training keeps a checkpoint in ten
 SKIPPED = re.compile(r"^(Stage )?'.*' didn't change, skipping$")
 CACHED = re.compile(r"^Stage '.*' is cached - skipping run")
 RUNNING = re.compile(r"^Running stage '.*':$")
@@ -38,14 +32,10 @@ NOISE = re.compile(
     r"|WARNING: Process '.*' with \(Pid \d+\), in RWLock-file .*|)$"
 )
 ERROR = re.compile(r"ERROR: (.*)")
-LOCK = re.compile(r"(Generating|Updating) lock file '[^']*'$")  # also after output that ends without a newline
 READERS = 8  # objects of the remote that are read back at a time
 DAMAGED = "Remove it, then run the pipeline again."
-LOCK_HEAD = "schema: '2.0'\nstages:\n"
 SHOWS = "Run `dvc status`, which shows the place."
 GONE = re.compile(r"^(Removed )?\d+ objects? from (\S+ cache|remote)\.?$")
-COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-CONTROL = {code: None for code in (*range(32), 127, *range(128, 160)) if code != ord("\t")}
 
 
 @dataclass(frozen=True)
@@ -56,29 +46,12 @@ class Node:
     upstream: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a stage's output; a transient one (it ended in a carriage return) is to be overwritten."""
-
-    text: str
-    transient: bool = False
-
-
 class DamagedError(MachineryError):
     """An object of the cache is not what its name says."""
 
 
 class StageError(Exception):
     """DVC could not bring a stage about; carries DVC's own words."""
-
-
-def environment(root: Path) -> dict[str, str]:
-    """What dvc runs in: this Python first, so that `python` in dvc.yaml is ours, and a site cache of our own."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    site = os.environ.get("DVC_SITE_CACHE_DIR", str(root / ".trainwright" / "dvc"))
-    terminal = {process.TERMINAL: "1"} if sys.stdout.isatty() else {}
-    code = {process.CODE: str(root)} if (root / "stages").is_dir() else {}
-    return {**os.environ, **terminal, **code, "PATH": path, "DVC_SITE_CACHE_DIR": site, "DVC_NO_ANALYTICS": "true"}
 
 
 class Project:
@@ -92,7 +65,7 @@ class Project:
     def __init__(
         self, root: Path, watch: Callable[[], None] = lambda: None, changes: Mapping[str, Any] | None = None
     ) -> None:
-        os.environ["DVC_SITE_CACHE_DIR"] = environment(root)["DVC_SITE_CACHE_DIR"]
+        os.environ["DVC_SITE_CACHE_DIR"] = dvc_process.environment(root)["DVC_SITE_CACHE_DIR"]
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
@@ -209,11 +182,11 @@ class Project:
         `say` gets the stage's output as it comes. Raises StageError when it fails, TimeoutError after `seconds`;
         either way, and on any other exception, nothing of it is left running: it is asked to end, then killed.
         """
-        command = [*self._dvc, "repro", "-s", stage, *(["--force"] if force else [])]
+        command = ["repro", "-s", stage, *(["--force"] if force else [])]
         state, error = "", ""
         self._keep()
-        with _group(command, self.root) as child:
-            for line in _lines(child, time.monotonic() + seconds, self._watch):
+        with dvc_process.start(self.root, *command) as child:
+            for line in dvc_process.lines(child, time.monotonic() + seconds, self._watch):
                 state = state or _state(line.text)
                 if said := ERROR.search(line.text):
                     error = said[1]
@@ -261,11 +234,11 @@ class Project:
         Raises MachineryError where it is not an entry as DVC writes them, or this one's not a file as DVC does.
         """
         lock = self.root / "dvc.lock"
-        if _lock_content(text := lock_of({stage: dict(entry)})) is None:
+        if dvc_lock.content_of(text := dvc_lock.of({stage: dict(entry)})) is None:
             raise MachineryError(f"what came back for {stage} is no entry of dvc.lock")
         with self._repo.lock:
-            known = lock_entries(lock.read_text(encoding="utf-8")) if lock.exists() else {}
-            layout.write_file(lock, lock_text(known | lock_entries(text)))
+            known = dvc_lock.entries(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+            layout.write_file(lock, dvc_lock.text(known | dvc_lock.entries(text)))
 
     def restore(self, targets: Sequence[str]) -> None:
         """Bring here what dvc.lock says of `targets` (stages, or paths that they make), from the cache, else from the
@@ -396,9 +369,10 @@ class Project:
 
     def _command(self, *arguments: str) -> list[str]:
         """What a dvc command in a process of its own says. Raises MachineryError with its words where it fails."""
-        said = []
-        with _group([*self._dvc, *arguments], self.root) as child:
-            said = [line.text for line in _lines(child, math.inf, self._watch) if line.text and not line.transient]
+        with dvc_process.start(self.root, *arguments) as child:
+            said = [
+                line.text for line in dvc_process.lines(child, watch=self._watch) if line.text and not line.transient
+            ]
         if child.returncode:
             errors = [text.removeprefix("ERROR: ") for text in said if text.startswith("ERROR")]
             words = "; ".join(errors or said[-1:]) or f"exit code {child.returncode}"
@@ -419,7 +393,7 @@ class Project:
         lock, readers = self.root / "dvc.lock", Path(self._repo.tmp_dir) / "rwlock"
         with self._repo.lock:
             copies = sorted(self._copies.glob("dvc.lock.*"), key=lambda path: path.stat().st_mtime)
-            if lock.exists() and not _whole(lock, copies):
+            if lock.exists() and not dvc_lock.is_whole(lock, copies):
                 if not copies:
                     raise InputError(Fault("dvc.lock", "is not whole", "Restore it with Git, or remove it."))
                 shutil.copyfile(copies[-1], lock)
@@ -432,11 +406,6 @@ class Project:
                     copy.unlink()
 
     @property
-    def _dvc(self) -> list[str]:
-        """The command that starts a dvc process of ours."""
-        return [sys.executable, "-m", "flows.dvc", str(os.getpid()), "--wait-for-lock"]
-
-    @property
     def _copies(self) -> Path:
         return self.root / ".trainwright" / "locks"
 
@@ -447,7 +416,7 @@ def lend(home: Path, root: Path) -> None:
     A remote's path that is relative to that project would be another place there. Of `home` only settings are read:
     whatever has become of its dvc.lock is no matter of the worktree's. Raises InputError where it is no project.
     """
-    os.environ["DVC_SITE_CACHE_DIR"] = environment(home)["DVC_SITE_CACHE_DIR"]
+    os.environ["DVC_SITE_CACHE_DIR"] = dvc_process.environment(home)["DVC_SITE_CACHE_DIR"]
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -479,11 +448,11 @@ def experiment(root: Path, name: str, target: str, output: Callable[[Line], None
 
     Raises StageError where it did not end well.
     """
-    command = [sys.executable, "-m", "flows.dvc", str(os.getpid())]
-    subprocess.run([*command, "exp", "remove", name], cwd=root, env=environment(root), capture_output=True, check=False)
+    with dvc_process.start(root, "exp", "remove", name) as child:
+        list(dvc_process.lines(child))
     error = ""
-    with _group([*command, "exp", "run", "--name", name, target], root) as child:
-        for line in _lines(child, math.inf, lambda: None):
+    with dvc_process.start(root, "exp", "run", "--name", name, target) as child:
+        for line in dvc_process.lines(child):
             if line.text and not NOISE.match(line.text):
                 output(line)
             error = line.text if line.text.startswith("ERROR") else error
@@ -525,12 +494,6 @@ def _errors() -> Iterator[list[str]]:
             logger.removeHandler(heard)
 
 
-def _whole(lock: Path, copies: list[Path]) -> bool:
-    """Whether dvc.lock reads as DVC's, and has every stage that it had before runs that were cut short."""
-    stages = _stages(lock)
-    return stages is not None and all((_stages(copy) or set()) <= stages for copy in copies)
-
-
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -539,34 +502,6 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def lock_of(entries: Mapping[str, Any]) -> str:
-    """A dvc.lock that has these stages alone, of their entries' values."""
-    from dvc.utils.serialize import dumps_yaml
-
-    return str(dumps_yaml({"schema": "2.0", "stages": dict(entries)}))
-
-
-def _stages(lock: Path) -> set[str] | None:
-    try:
-        text = lock.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return None
-    content = _lock_content(text)
-    return set(content.get("stages", {})) if content is not None and text.endswith("\n") else None
-
-
-def _lock_content(text: str) -> dict[str, Any] | None:
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-    from voluptuous import Invalid
-
-    try:
-        return dict(COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text)))
-    except (YAMLError, Invalid):
-        return None
 
 
 def _is_whole(odb: Any, name: str) -> bool:
@@ -579,32 +514,6 @@ def _is_whole(odb: Any, name: str) -> bool:
     except FileNotFoundError:
         return False
     return found.hexdigest() == name.removesuffix(".dir")
-
-
-def lock_entries(text: str) -> dict[str, str]:
-    """The entries of a dvc.lock, by stage, each as the lines that DVC has written. {} of an empty file.
-
-    As text, since reading the YAML of fifty pipelines takes seconds, and since what is merged should stay as it is.
-    Raises MachineryError where it is not in the form that DVC writes.
-    """
-    if not text:
-        return {}
-    found: dict[str, str] = {}
-    for line in text.removeprefix(LOCK_HEAD).splitlines(keepends=True):
-        if stage := re.fullmatch(r"  ([\w@./-]+):\n", line):
-            found[stage[1]] = line
-        elif found and line.startswith("    "):
-            found[next(reversed(found))] += line
-        else:
-            raise MachineryError(f"dvc.lock is not as DVC writes it: {line.strip()!r}")
-    if not text.startswith(LOCK_HEAD) or not text.endswith("\n"):
-        raise MachineryError("dvc.lock is not as DVC writes it")
-    return found
-
-
-def lock_text(entries: Mapping[str, str]) -> str:
-    """The dvc.lock of entries."""
-    return LOCK_HEAD + "".join(entries.values()) if entries else ""
 
 
 def _is_json(path: Path) -> bool:
@@ -630,93 +539,3 @@ def _state(text: str) -> str:
     if SKIPPED.match(text):
         return "Skipped"
     return "Cached" if CACHED.match(text) else "Completed" if RUNNING.match(text) else ""
-
-
-@contextmanager
-def _group(command: list[str], root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a group of its own; when the block ends, however it ends, the group is no more.
-
-    Where the block ends before the process does, that is asked to end first.
-    """
-    child = subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment(root),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield child
-    except BaseException:
-        child.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            child.communicate(timeout=GRACE + 3)  # which reads its pipe: who writes to a full one cannot end
-        raise
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        if child.stdout:
-            child.stdout.close()
-
-
-def _lines(child: subprocess.Popen[bytes], deadline: float, watch: Callable[[], None]) -> Iterator[Line]:
-    """The child's output by lines until it has ended. Raises TimeoutError at `deadline` (monotonic seconds)."""
-    if child.stdout is None:
-        raise MachineryError("dvc was started without a pipe")
-    rest = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while True:
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            watch()
-            if selector.select(POLL):
-                data = os.read(child.stdout.fileno(), 1 << 16)
-                if not data:
-                    break
-                *whole, rest = re.split(rb"(?<=\n)|(?<=\r)(?!\n)", rest + data)
-                yield from map(_line, whole)
-            elif child.poll() is not None:  # what it has left running may hold the pipe open
-                break
-    if rest:
-        yield _line(rest)
-    try:
-        child.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise TimeoutError from None
-
-
-def _line(data: bytes) -> Line:
-    text = COLOUR.sub("", data.decode(errors="replace")).translate(CONTROL)
-    text = LOCK.sub("", text.rstrip())
-    return Line(text, transient=data.endswith(b"\r"))
-
-
-def main() -> int:
-    """The dvc command in a process group that ends as a whole when process `argv[1]`, its parent, ends.
-
-    SIGTERM, which the kernel sends then, goes on to the whole group, and what has not ended after GRACE is killed:
-    dvc alone would leave the stage writing, and the next run would take a half-written output for a whole one.
-    """
-    signal.signal(signal.SIGTERM, _end_group)
-    process.die_with_parent(signal.SIGTERM, int(sys.argv[1]))
-    from dvc.cli import main as dvc
-
-    return int(dvc(sys.argv[2:]))
-
-
-def _end_group(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
-    with suppress(ChildProcessError):  # there is no stage, or none any more
-        while not os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

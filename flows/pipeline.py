@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType
 
 from flows import dvc, evidence, server
+from flows.dvc_process import Line
 from flows.terminal import Terminal, duration
 from trainwright.core.errors import MachineryError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
@@ -130,7 +131,7 @@ class Pipeline:
             return SKIPPED
         logger = get_run_logger()
 
-        def say(line: dvc.Line) -> None:
+        def say(line: Line) -> None:
             self.terminal.output(line)
             if not line.transient:
                 logger.info("%s", line.text)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows import dvc, git, ledger, registry
+from flows import dvc, dvc_lock, git, ledger, registry
 from flows.registry import Act, Bump, Version
 from flows.workspace import Workspace, held, workspace
 from trainwright import champion, operations
@@ -92,7 +92,7 @@ def _put(space: Workspace, pipeline: str, commit: str) -> None:
     own = _of(_entries(space.home, commit), pipeline)
     if own:
         others = {stage: entry for stage, entry in _lock(space.root).items() if not _is_of(stage, pipeline)}
-        layout.write_file(space.root / "dvc.lock", dvc.lock_text(others | own))
+        layout.write_file(space.root / "dvc.lock", dvc_lock.text(others | own))
         for path in _pins(pipeline):
             if (content := git.read(space.home, commit, path)) is not None:
                 layout.write_file(space.root / path, content.decode())
@@ -281,7 +281,7 @@ def _version(
         "pins": {path: json.loads(text) for path in _pins(name) if (text := _text(space.root / path))},
         "went_through": _went_through(Layout(space.root, name), _of(own, name)),
     }
-    contents: dict[str, bytes | None] = {"dvc.lock": dvc.lock_text({**kept, **own}).encode()}
+    contents: dict[str, bytes | None] = {"dvc.lock": dvc_lock.text({**kept, **own}).encode()}
     contents["params.yaml"] = (space.root / "params.yaml").read_bytes()
     for path in [path for each in chain for path in _pins(each)]:
         if text := _text(space.root / path):
@@ -403,7 +403,7 @@ def _head(home: Path, head: str | None, ready: Ready) -> str:
     others = {stage: entry for stage, entry in published.items() if not _is_of(stage, ready.name)}
     new = {stage: entry for stage, entry in version.items() if stage.partition("@")[2] not in _pipelines(published)}
     contents: dict[str, bytes | None] = {
-        "dvc.lock": dvc.lock_text({**others, **new, **_of(version, ready.name)}).encode()
+        "dvc.lock": dvc_lock.text({**others, **new, **_of(version, ready.name)}).encode()
     }
     base, giver, names = head, ready.commit, [ready.name]
     if not git.contains(home, head, ready.code):  # the branch's code is not newer
@@ -486,14 +486,14 @@ def _whole_before(home: Path, ready: Ready) -> set[str]:
 
 def _entries(home: Path, commit: str) -> dict[str, str]:
     try:
-        return dvc.lock_entries((git.read(home, commit, "dvc.lock") or b"").decode())
+        return dvc_lock.entries((git.read(home, commit, "dvc.lock") or b"").decode())
     except (MachineryError, UnicodeDecodeError) as error:
         raise MachineryError(f"commit {commit[:10]} cannot be built on: {error}") from None
 
 
 def _lock(root: Path) -> dict[str, str]:
     try:
-        return dvc.lock_entries(_text(root / "dvc.lock"))
+        return dvc_lock.entries(_text(root / "dvc.lock"))
     except MachineryError:
         raise InputError(Fault("dvc.lock", "is not whole", "Restore it with Git, or remove it; commit that.")) from None
 

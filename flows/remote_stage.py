@@ -26,6 +26,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import dvc, evidence, git, leases, pool, worker
+from flows.dvc_process import Line
 from flows.workspace import bring_sources, workspace
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
@@ -241,7 +242,7 @@ def _work(
         with watch.interrupting():
             project.pull(list(project.inputs(full)))
 
-        def say(line: dvc.Line) -> None:
+        def say(line: Line) -> None:
             if not line.transient:
                 logger.info("%s", line.text)
 

@@ -25,6 +25,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State, StateType
 
 from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry, server, worker
+from flows.dvc_process import environment
 from flows.pipeline import Pipeline
 from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, turn, workspace
@@ -199,7 +200,7 @@ class Retrain:
                 return code
         command = [sys.executable, "-m", "stages.gate", "every", self.name]
         again = subprocess.run(
-            command, cwd=space.root, env=dvc.environment(space.root), capture_output=True, text=True, check=False
+            command, cwd=space.root, env=environment(space.root), capture_output=True, text=True, check=False
         )
         if again.returncode == RefusedError.exit_code:
             raise RefusedError(again.stderr.strip())

@@ -2,7 +2,7 @@
 
 import sys
 
-from flows.dvc import Line
+from flows.dvc_process import Line
 
 INDENT = "    "
 

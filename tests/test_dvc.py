@@ -8,6 +8,7 @@ import pytest
 from conftest import Toy, processes_in, wait
 
 from flows import dvc
+from flows.dvc_process import Line
 from trainwright.core.errors import InputError
 
 COPY = {"cmd": "cat in.txt && cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]}
@@ -19,8 +20,8 @@ print(dvc.Project(Path.cwd()).reproduce(sys.argv[1], lambda line: print(line.tex
 """
 
 
-def lines_of(project: dvc.Project, stage: str, seconds: float = 60) -> tuple[str, list[dvc.Line]]:
-    lines: list[dvc.Line] = []
+def lines_of(project: dvc.Project, stage: str, seconds: float = 60) -> tuple[str, list[Line]]:
+    lines: list[Line] = []
     return project.reproduce(stage, lines.append, seconds), lines
 
 
@@ -43,7 +44,7 @@ def test_a_stage_is_completed_then_skipped_and_cached_when_old_input_comes_back(
     toy.write("in.txt", "one\n")
     project = dvc.Project(toy.root)
     assert project.changes("copy@toy") == ["it has not run yet"]
-    assert lines_of(project, "copy@toy") == ("Completed", [dvc.Line("one")])
+    assert lines_of(project, "copy@toy") == ("Completed", [Line("one")])
     assert project.changes("copy@toy") == []
     assert lines_of(project, "copy@toy") == ("Skipped", [])
     toy.write("in.txt", "two\n")
@@ -67,13 +68,13 @@ def test_progress_is_told_from_lines_and_control_characters_do_not_come_through(
     toy.stages(bar={"cmd": r"printf '10%%\r50%%\r100%%\n\033[31mred\033[0m\a\nend'"})
     state, lines = lines_of(dvc.Project(toy.root), "bar@toy")
     assert state == "Completed"
-    assert lines[:3] == [dvc.Line("10%", True), dvc.Line("50%", True), dvc.Line("100%")]
+    assert lines[:3] == [Line("10%", True), Line("50%", True), Line("100%")]
     assert [line.text for line in lines[3:]] == ["red", "end"]
 
 
 def test_python_in_a_stage_is_the_python_that_runs_the_flow(toy: Toy) -> None:
     toy.stages(which={"cmd": "python -c 'import sys; print(sys.prefix)'"})
-    assert lines_of(dvc.Project(toy.root), "which@toy")[1] == [dvc.Line(sys.prefix)]
+    assert lines_of(dvc.Project(toy.root), "which@toy")[1] == [Line(sys.prefix)]
 
 
 def test_a_stage_over_its_time_is_ended_with_all_that_it_started(toy: Toy) -> None:
@@ -87,7 +88,7 @@ def test_a_stage_over_its_time_is_ended_with_all_that_it_started(toy: Toy) -> No
 def test_an_error_while_output_is_read_ends_the_stage(toy: Toy) -> None:
     toy.stages(beat={"cmd": "python beat.py pid"})
 
-    def say(line: dvc.Line) -> None:
+    def say(line: Line) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -97,7 +98,7 @@ def test_an_error_while_output_is_read_ends_the_stage(toy: Toy) -> None:
 
 def test_a_process_left_in_the_background_neither_hangs_the_stage_nor_outlives_it(toy: Toy) -> None:
     toy.stages(leaves={"cmd": "sleep 600 & echo done"})
-    assert lines_of(dvc.Project(toy.root), "leaves@toy") == ("Completed", [dvc.Line("done")])
+    assert lines_of(dvc.Project(toy.root), "leaves@toy") == ("Completed", [Line("done")])
     gone(toy.root)
 
 
@@ -111,7 +112,7 @@ def test_when_the_flow_is_killed_nothing_of_the_stage_goes_on(toy: Toy, by: sign
     driver.communicate(timeout=20)
     gone(toy.root)
     toy.stages(beat={"cmd": "echo fine"})
-    assert lines_of(dvc.Project(toy.root), "beat@toy") == ("Completed", [dvc.Line("fine")])
+    assert lines_of(dvc.Project(toy.root), "beat@toy") == ("Completed", [Line("fine")])
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.97])

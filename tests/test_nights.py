@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ticks import GOOD, STAGES, WORSE, House, Tick
 
-from flows import dvc, git, ledger, publication, registry
+from flows import dvc_lock, git, ledger, publication, registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
@@ -153,7 +153,7 @@ def _accounts(house: House, name: str, known: Known) -> None:
     state = publication.state(house.root, "published")
     assert state is not None
     there, own = (
-        dvc.lock_entries((git.read(house.root, commit, "dvc.lock") or b"").decode())
+        dvc_lock.entries((git.read(house.root, commit, "dvc.lock") or b"").decode())
         for commit in (state.head, newest.commit)
     )
     assert all(there[f"{stage}@{name}"] == own[f"{stage}@{name}"] for stage in STAGES)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Toy
 
-from flows import dvc, git, publication, registry
+from flows import dvc, dvc_lock, git, publication, registry
 from flows.publication import PUBLISHED, UNPUBLISHED, Ready
 from flows.workspace import Workspace, workspace
 from trainwright import operations
@@ -391,7 +391,7 @@ def test_of_fifty_publications_at_once_from_five_clones_none_is_lost(remote: Pat
         home, name = homes[number % 5], f"p{number}"
         entry = f"  training@{name}:\n    cmd: make {number}\n"
         contents: dict[str, bytes | None] = {
-            "dvc.lock": dvc.lock_text({f"training@{name}": entry}).encode(),
+            "dvc.lock": dvc_lock.text({f"training@{name}": entry}).encode(),
             f"data/{name}/source.json": b"{}",
             f"data/{name}/published/version.json": json.dumps({"version": "v1.0.0"}).encode(),
         }

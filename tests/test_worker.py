@@ -13,7 +13,8 @@ import psutil
 import pytest
 from conftest import ROOT, Toy, wait
 
-from flows import dvc, git, leases
+from flows import dvc, dvc_lock, git, leases
+from flows.dvc_process import Line
 from flows.worker import Machine, _limit, look, serve
 from trainwright.core.errors import InputError, MachineryError
 from trainwright.operations import Label, Running
@@ -146,7 +147,7 @@ def test_an_entry_of_another_lock_is_merged_as_dvc_would_have_written_it(toy: To
     whole, entry = toy.read("dvc.lock"), project.entries(["second@toy"])["second@toy"]
     assert project.inputs("second@toy") == {"a": "first@toy"}
     assert project.sources("first@toy") == ["in.txt"]
-    toy.write("dvc.lock", dvc.lock_of(project.entries(["first@toy"])))
+    toy.write("dvc.lock", dvc_lock.of(project.entries(["first@toy"])))
     project.merge("second@toy", entry)
     assert toy.read("dvc.lock") == whole
     assert project.changes("second@toy") == []
@@ -164,7 +165,7 @@ def test_a_stage_may_keep_what_it_can_before_it_is_killed(toy: Toy) -> None:
     )
     toy.stages(first={"cmd": "exec python keeps.py"})
 
-    def say(line: dvc.Line) -> None:
+    def say(line: Line) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -204,7 +204,8 @@ class Tick:
     def dvc(self) -> list[psutil.Process]:
         """The dvc processes that it runs just now."""
         with suppress(psutil.NoSuchProcess):
-            return [child for child in psutil.Process(self.process.pid).children() if "flows.dvc" in child.cmdline()]
+            children = psutil.Process(self.process.pid).children()
+            return [child for child in children if "flows.dvc_process" in child.cmdline()]
         return []
 
 

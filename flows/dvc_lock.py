@@ -1,0 +1,71 @@
+"""The text of dvc.lock, which DVC writes in place, a stage's entry at a time."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainwright.core.errors import MachineryError
+
+HEAD = "schema: '2.0'\nstages:\n"
+
+
+def entries(text: str) -> dict[str, str]:
+    """The entries of a dvc.lock, by stage, each as the lines that DVC has written. {} of an empty file.
+
+    As text, since reading the YAML of fifty pipelines takes seconds, and since what is merged should stay as it is.
+    Raises MachineryError where it is not in the form that DVC writes.
+    """
+    if not text:
+        return {}
+    found: dict[str, str] = {}
+    for line in text.removeprefix(HEAD).splitlines(keepends=True):
+        if stage := re.fullmatch(r"  ([\w@./-]+):\n", line):
+            found[stage[1]] = line
+        elif found and line.startswith("    "):
+            found[next(reversed(found))] += line
+        else:
+            raise MachineryError(f"dvc.lock is not as DVC writes it: {line.strip()!r}")
+    if not text.startswith(HEAD) or not text.endswith("\n"):
+        raise MachineryError("dvc.lock is not as DVC writes it")
+    return found
+
+
+def text(entries: Mapping[str, str]) -> str:
+    """The dvc.lock of entries."""
+    return HEAD + "".join(entries.values()) if entries else ""
+
+
+def of(entries: Mapping[str, Any]) -> str:
+    """A dvc.lock that has these stages alone, of their entries' values."""
+    from dvc.utils.serialize import dumps_yaml
+
+    return str(dumps_yaml({"schema": "2.0", "stages": dict(entries)}))
+
+
+def content_of(text: str) -> dict[str, Any] | None:
+    """What a dvc.lock has, by DVC's own schema; None where it is no YAML or breaks that."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from voluptuous import Invalid
+
+    try:
+        return dict(COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text)))
+    except (YAMLError, Invalid):
+        return None
+
+
+def is_whole(lock: Path, copies: Iterable[Path]) -> bool:
+    """Whether dvc.lock reads as DVC's, and has every stage that it had before runs that were cut short."""
+    stages = _stages(lock)
+    return stages is not None and all((_stages(copy) or set()) <= stages for copy in copies)
+
+
+def _stages(lock: Path) -> set[str] | None:
+    try:
+        text = lock.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    content = content_of(text)
+    return set(content.get("stages", {})) if content is not None and text.endswith("\n") else None
