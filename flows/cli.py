@@ -33,7 +33,9 @@ EXIT_CODES = """exit codes:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments, more = _parser().parse_known_args(argv)
+    if more:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")  # with the usage of its command
     try:
         return int(arguments.command(arguments))
     except TrainwrightError as error:
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
         def add(name: str, function: object, says: str) -> argparse.ArgumentParser:
             sub = group.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.", formatter_class=form)
-            sub.set_defaults(command=function)
+            sub.set_defaults(command=function, parser=sub)
             return sub
 
         return add

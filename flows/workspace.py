@@ -11,7 +11,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows import git
@@ -141,15 +141,19 @@ def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[st
         for part in sections:
             place = place.get(part) if hasattr(place, "get") else None
         if not hasattr(place, "get"):
-            raise InputError(
-                Fault("--set", f"there is no section {'.'.join(sections)!r}", "See params.yaml.", field=key)
-            )
+            where = f"--set {key}={text}"
+            raise InputError(Fault(where, f"there is no section {'.'.join(sections)!r}", "See params.yaml."))
         told[key] = (str(place.get(last, "its default")), text)
         place[last] = YAML(typ="safe").load(text)
     with (aside := path.with_suffix(".aside")).open("w", encoding="utf-8") as file:
         yaml.dump(tree, file)
     aside.rename(path)
-    operations.load(path)
+    try:
+        operations.load(path)
+    except InputError as error:
+        given = {f"pipelines.{name}.{key}": f"--set {key}={text}" for key, text in changes.items()}
+        ours = [replace(fault, file=given.get(fault.field, fault.file), row="") for fault in error.faults]
+        raise InputError(*ours) from None
     return told
 
 

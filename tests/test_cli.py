@@ -87,6 +87,12 @@ def test_an_unknown_pipeline_and_a_wrong_parameter_are_said_with_the_nearest_rig
     assert "Traceback" not in said.stderr
 
 
+def test_a_word_too_many_is_said_with_the_usage_of_its_command(tmp_path: Path) -> None:
+    said = trainwright(tmp_path, "models", "promote", "sample-qa", "v1.0.0")
+    assert said.returncode == 2
+    assert "models promote [-h] [--why WORDS] NAME@VERSION" in said.stderr and "v1.0.0" in said.stderr
+
+
 def test_prediction_needs_no_project_and_no_prefect(tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text(json.dumps(SOURCE))
     code = (

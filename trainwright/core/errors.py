@@ -64,5 +64,5 @@ class ChildError(MachineryError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """A remedy for a wrong word: the nearest right one, or all that there are."""
     listed = list(known)
-    near = difflib.get_close_matches(word, listed, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, listed, n=1)
     return f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(listed)}." if listed else "Remove it."
