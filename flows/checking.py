@@ -126,6 +126,9 @@ def _plan(layout: Layout, project: dvc.Project) -> Iterator[str]:
             waiting[node.name] = ", ".join(changes[:SHOWN]) + more
         elif before:
             waiting[node.name] = f"if {before} gives other bytes"
+    if [*waiting.values()] == [dvc.NEVER_RAN] * len(nodes):
+        yield f"would run    {len(nodes)} of {len(nodes)} stages: none has run yet"
+        return
     yield f"would run    {len(waiting)} of {len(nodes)} stages"
     for name, why in waiting.items():
         yield f"  {name}: {why}"

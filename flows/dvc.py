@@ -34,6 +34,7 @@ NOISE = re.compile(
 ERROR = re.compile(r"ERROR: (.*)")
 READERS = 8  # objects of the remote that are read back at a time
 DAMAGED = "Remove it, then run the pipeline again."
+NEVER_RAN = "it has not run yet"
 SHOWS = "Run `dvc status`, which shows the place."
 GONE = re.compile(r"^(Removed )?\d+ objects? from (\S+ cache|remote)\.?$")
 
@@ -113,7 +114,7 @@ class Project:
                 return []
             found: list[Any] = loaded.status().get(loaded.addressing, [])
             if found and not any(part.hash_info for part in (*loaded.deps, *loaded.outs)):
-                return ["it has not run yet"]
+                return [NEVER_RAN]
         words = []
         for entry in found:
             if isinstance(entry, str):

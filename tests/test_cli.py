@@ -14,7 +14,7 @@ from conftest import ROOT, Toy, processes_in, wait
 from fixtures.hub import serving
 from ruamel.yaml import YAML
 
-from flows import pinning
+from flows import dvc, pinning
 from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.layout import Layout
@@ -111,11 +111,16 @@ def test_check_says_what_would_run_and_why_and_that_models_cannot_be_published_y
     said = trainwright(project.root, "check", "one")
     assert said.returncode == 0, said.stderr
     assert "source.json: the source has no pin yet; the next run pins it" in said.stdout
-    assert "ingestion@one: it has not run yet" in said.stdout
+    assert "would run    1 of 1 stages: none has run yet" in said.stdout
     assert "not publishable: no DVC remote; not a Git repository" in said.stdout
     assert not (project.root / "data").exists()
     assert trainwright(project.root, "refresh", "one").returncode == 0
     assert "source.json: as pinned" in trainwright(project.root, "check", "one").stdout
+    dvc.Project(project.root).reproduce("ingestion@one", lambda _: None, 60)
+    assert "would run    0 of 1 stages" in trainwright(project.root, "check", "one").stdout
+    (project.root / "out.one").write_text("edited")
+    said = trainwright(project.root, "check", "one").stdout
+    assert "would run    1 of 1 stages\n    ingestion@one: out.one modified" in said
 
 
 def test_check_fails_where_a_run_could_not_begin(project: Toy) -> None:
