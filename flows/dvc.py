@@ -289,9 +289,9 @@ class Project:
         """Bring the outputs of `stages` to the remote, and read every object back there: its bytes must be those of
         its name. One that is not whole is brought there again.
 
-        `known` are MD5s of outputs, as dvc.lock has them, that were found whole before. Returns the objects that had
-        to be brought there again. Raises MachineryError where the remote cannot be reached, or one is not whole in the
-        cache either.
+        `known` are MD5s of outputs, as dvc.lock has them, that were read back before: of their objects it is enough
+        that each has its length. Returns the objects that had to be brought there again. Raises MachineryError where
+        the remote cannot be reached, or one is not whole in the cache either.
         """
         failed = None
         try:
@@ -307,21 +307,26 @@ class Project:
         except Exception as error:  # every kind of remote has errors of its own
             raise failed or MachineryError(f"dvc push: {error}") from error
 
-    def _objects(self, stages: Sequence[str], known: Collection[str]) -> list[str]:
-        """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders."""
-        found: set[str] = set()
+    def _objects(self, stages: Sequence[str], known: Collection[str]) -> dict[str, bool]:
+        """The names in the cache (MD5) of the outputs of `stages` and of the files of those that are folders, each
+        with whether it is of a known output alone."""
+        found: dict[str, bool] = {}
         loaded = [stage for stage in self._repo.index.stages if getattr(stage, "name", None) in stages]
-        for out in (out for stage in loaded for out in stage.outs):
-            if out.use_cache and out.hash_info.value not in known:
-                found |= {info.value for infos in out.get_used_objs().values() for info in infos}
-        return sorted(found)
+        for out in (out for stage in loaded for out in stage.outs if out.use_cache):
+            for info in (info for infos in out.get_used_objs().values() for info in infos):
+                found[info.value] = found.get(info.value, True) and out.hash_info.value in known
+        return found
 
-    def _whole_there(self, names: list[str]) -> list[str]:
+    def _whole_there(self, objects: Mapping[str, bool]) -> list[str]:
         remote, cache = self._repo.cloud.get_remote_odb(), self._repo.cache.local
+
+        def is_good(name: str) -> bool:
+            of_length = objects[name] and cache.exists(name)
+            return _is_as_long(remote, cache, name) if of_length else _is_whole(remote, name)
+
         with ThreadPoolExecutor(READERS) as readers:
-            bad = [
-                n for n, good in zip(names, readers.map(lambda n: _is_whole(remote, n), names), strict=True) if not good
-            ]
+            names = sorted(objects)
+            bad = [name for name, good in zip(names, readers.map(is_good, names), strict=True) if not good]
         for name in bad:
             if not _is_whole(cache, name):
                 raise DamagedError(f"{cache.oid_to_path(name)} is not what its name says. {DAMAGED}")
@@ -525,6 +530,14 @@ def _is_json(path: Path) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_as_long(remote: Any, cache: Any, name: str) -> bool:
+    """Whether an object of the remote has the length of the cache's."""
+    try:
+        return bool(remote.fs.size(remote.oid_to_path(name)) == cache.fs.size(cache.oid_to_path(name)))
+    except FileNotFoundError:
+        return False
 
 
 def _flat(states: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -182,7 +182,12 @@ def test_a_truncated_object_in_the_remote_is_found_and_brought_there_again(proje
         known = publication._whole_before(project.root, ready("one", space))
         assert known == set()
         assert publication.publish(space, "one", WHAT, RUNNING, tool, verdict(project.root, "one"), {})[1] == PUBLISHED
-        assert len(publication._whole_before(project.root, ready("one", space))) >= 2
+        known = publication._whole_before(project.root, ready("one", space))
+        assert len(known) >= 2 and tool.deliver(["training@one"], known) == []
+        objects[0].chmod(0o644)
+        objects[0].write_bytes(objects[0].read_bytes()[:5])
+        assert tool.deliver(["training@one"], known) == [objects[0].parent.name + objects[0].name]
+        assert tool.deliver(["training@one"]) == []
 
 
 def test_an_object_that_is_damaged_in_the_cache_too_is_never_published(project: Toy, tmp_path: Path) -> None:
