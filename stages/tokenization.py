@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainwright.core import layout, process, tasks
-from trainwright.core.errors import Fault
+from trainwright.core.errors import Fault, InputError
 from trainwright.rows import tables
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def main(run: process.Run) -> None:
     task.check_tokenizer(tokenizer, params)
     learned = task.learn(tables.batches(splits / "train.parquet"), tokenizer, params)
     rows, faults, misaligned = 0, [], [pa.array([], pa.string())]
+    bare = []
     with layout.writing(run.layout.stage("tokenization")) as folder:
         text = json.dumps(learned, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "learned.json").write_text(text + "\n", encoding="utf-8")
@@ -112,7 +113,13 @@ def main(run: process.Run) -> None:
                 faults += piece.faults
                 misaligned.append(piece.misaligned)
             print(f"tokenization: {split}: {rows - before:,} rows, {windows:,} windows", flush=True)
+            if not windows:
+                bare.append(split)
         process.quarantine(run, "tokenization", faults, rows, folder)
+        if bare:
+            reason = f"no row of {' and '.join(bare)} has features"
+            remedy = "Look at the quarantine, and at `tokenization` in params.yaml: max_length for one."
+            raise InputError(Fault(run.layout.pipeline, reason, remedy))
         ids = pa.concat_arrays(misaligned)
         tables.write(pa.table({"id": ids}), folder / "misaligned.parquet")
         tokenizer.save_pretrained(folder / "tokenizer")

@@ -126,7 +126,7 @@ def test_whole_weights_are_those_of_the_adapter_over_its_base_where_weights_are_
     )  # fmt: skip
     base, folder, weights = (tmp_path / name for name in ("base", "model", "weights"))
     getattr(transformers, f"{family}Model")(config).save_pretrained(base)
-    model, new = prediction.load_base(auto_class, base, base)
+    model, new = prediction.load_base(auto_class, base, base, {})
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     trained = adapters.add(model, new, Lora())

@@ -219,6 +219,14 @@ def test_a_place_that_cannot_hold_the_answers_is_said_before_any_work(target, re
     assert (tmp_path / "in.json").read_bytes() == before
 
 
+def test_rows_that_were_mended_in_the_list_of_bad_ones_are_not_lost_with_it(model, tmp_path):
+    listed = tmp_path / "out.json.quarantine.jsonl"
+    questions(listed, 1)
+    with pytest.raises(InputError, match="it is the file of questions itself"):
+        answering.predict_file(model, listed, tmp_path / "out.json")
+    assert listed.exists()
+
+
 def test_what_stands_for_answers_is_not_read_where_questions_are_answered(model, tmp_path):
     contexts = questions(tmp_path / "in.json", 1)
     content = json.loads((tmp_path / "in.json").read_text())

@@ -195,6 +195,43 @@ def test_a_model_that_cannot_be_loaded_is_said_to_be(what, project):
     assert "cannot be loaded as AutoModelForQuestionAnswering" in message
 
 
+@pytest.mark.parametrize("what", ["other weights", "layers missing", "another width"])
+def test_weights_that_are_not_of_the_config_are_never_drawn_instead(what, project):
+    from safetensors.numpy import load_file, save_file
+
+    from trainwright.engine.prediction import load_base
+
+    folder = project[0].root / "base"
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    if what == "other weights":
+        weights = {"foo": next(iter(weights.values()))}
+    elif what == "layers missing":
+        weights = {name: value for name, value in weights.items() if "layer.0." not in name}
+    else:
+        wider = {"hidden_size": 2 * config["hidden_size"]}
+        (folder / "config.json").write_text(json.dumps({**config, **wider}))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    message = said(load_base, "AutoModelForQuestionAnswering", folder, folder, {})
+    assert "its weights do not have, or not in the shape of its config.json" in message
+
+
+def test_a_model_of_another_task_is_no_whole_model(project):
+    from trainwright.engine.prediction import load_base, load_model
+
+    folder = project[0].root / "base"
+    _, new = load_base("AutoModelForQuestionAnswering", folder, folder, {})
+    assert new == ["qa_outputs.bias", "qa_outputs.weight"]
+    assert "2 parameters: qa_outputs.bias" in said(load_model, "AutoModelForQuestionAnswering", folder)
+
+
+def test_a_tokenizer_with_ids_that_the_model_does_not_know_is_refused(project):
+    folder = project[0].root / "base"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
+    assert "its config.json knows ids below 3" in said(base_model.load_tokenizer, folder)
+
+
 def test_the_longest_input_is_that_of_the_models_positions(project, tmp_path):
     assert base_model.longest_input(project[0].root / "base") == 512
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')

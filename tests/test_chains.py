@@ -63,6 +63,16 @@ def test_pipelines_that_are_not_there_and_circles_are_refused(tmp_path: Path) ->
     assert "may be called 'none'" in refused(project(tmp_path, none=FIRST))
 
 
+def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
+    training = {**SAMPLE["training"], "teacher": "pipeline:first"}
+    pipelines = {"first": FIRST, "second": FIRST | {"training": training, "after": "first"}}
+    root = project(tmp_path, **pipelines)
+    assert params.load(root / "params.yaml").pipeline("second").teacher_pipeline == "first"
+    masked = YAML(typ="safe").load((ROOT / "recipes" / "sample-mlm.yaml").read_text())["sample-mlm"]
+    root = project(tmp_path, **pipelines | {"first": masked})
+    assert "second cannot learn from a teacher of another task: mlm" in refused(root)
+
+
 def test_what_a_pipeline_needs_is_run_before_it_and_only_until_its_model_is_certified(tmp_path: Path) -> None:
     third = {"base_model": "pipeline:second", "after": "second"}
     loaded = params.load(project(tmp_path, third=third, second=SECOND, first=FIRST) / "params.yaml")

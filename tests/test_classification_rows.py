@@ -49,6 +49,13 @@ def test_labels_in_one_text_without_a_separator_are_refused_with_the_remedy(tmp_
         read(tmp_path / "a.csv", "text,labels\na,b;c\n")
 
 
+def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
+    content = '{"text": "a", "value": 1.5}\n{"text": "b", "value": true}\n'
+    found, (fault,) = read(tmp_path / "a.jsonl", content)
+    assert (found["text"].to_pylist(), fault.row, fault.field) == (["a"], "line 2", "value")
+    assert "is true or false, not a number" in fault.reason
+
+
 def test_numbers_are_read_in_every_usual_form(tmp_path: Path) -> None:
     found, faults = read(tmp_path / "a.csv", "text,value\na,1\nb,-2.5\nc,1e3\nd, .5 \n")
     assert (found["value"].to_pylist(), faults) == ([1, -2.5, 1000, 0.5], [])

@@ -60,8 +60,9 @@ def type_checking_only(file: str) -> set[str]:
     """Files imported under `if TYPE_CHECKING:` alone are never run."""
     tree = ast.parse((ROOT / file).read_text())
     guarded = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    names = {n.module for block in guarded for n in ast.walk(block) if isinstance(n, ast.ImportFrom) and n.module}
-    return {path for name in names if (path := module_file(name))}
+    inside = {n for block in guarded for n in ast.walk(block) if isinstance(n, ast.ImportFrom)}
+    run = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n not in inside}
+    return {path for n in inside if n.module and n.module not in run and (path := module_file(n.module))}
 
 
 @functools.cache

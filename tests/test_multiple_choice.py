@@ -142,6 +142,9 @@ def test_a_bad_row_is_left_out_with_its_line_field_and_reason(tmp_path, record, 
         ("question,choice1,choice2,label\na?,x,y,0\n", "answer"),
         ("question,choices,answer\na?,x|y,0\n", "choices"),
         ("question,choice1,choice2,answer,answer_text\na?,x,y,0,x\n", "answer_text"),
+        ("question,choice0,choice1,choice2,answer\na?,x,y,z,0\n", "choice0"),
+        ("question,choice1,choice2,choice4,answer\na?,x,y,z,0\n", "choice3"),
+        ("question,choices,choice1,choice2,answer\na?,x|y,x,y,0\n", "choice1"),
     ],
 )
 def test_a_missing_column_is_named_and_how_to_map_one(tmp_path, text, field):
@@ -154,6 +157,19 @@ def test_a_cell_of_a_csv_file_may_hold_all_choices(tmp_path):
     text = "question,choices,answer\na?,x | y | z,2\n"
     table, faults = read(tmp_path, "a.csv", text, separator="|")
     assert (table["choices"].to_pylist(), table["answer"].to_pylist(), faults) == ([["x", "y", "z"]], [2], [])
+
+
+def test_an_empty_choice_within_a_cell_shifts_no_answer(tmp_path):
+    text = "question,choices,answer\na?,x||z|,2\nb?,x|y|z|,2\nc?,|y,1\n"
+    table, faults = read(tmp_path, "a.csv", text, separator="|")
+    assert (table["choices"].to_pylist(), table["answer"].to_pylist()) == ([["x", "y", "z"]], [2])
+    assert [(fault.row, fault.reason) for fault in faults] == [(f"line {n}", "a choice is empty") for n in (2, 4)]
+
+
+def test_columns_that_count_from_nought_may_be_mapped(tmp_path):
+    text = "question,choice0,choice1,answer\na?,x,y,1\n"
+    table, faults = read(tmp_path, "a.csv", text, columns={"choice1": "choice0", "choice2": "choice1"})
+    assert (faults, table["choices"].to_pylist(), table["answer"].to_pylist()) == ([], [["x", "y"]], [1])
 
 
 def test_rows_of_one_context_are_a_group_and_questions_without_answers_can_be_read(tmp_path):

@@ -83,6 +83,11 @@ def test_every_scheme_of_tags_gives_its_entities(tmp_path, tags, scheme, expecte
     assert found[0]["span_text"] == expected
 
 
+def test_white_space_around_a_tag_makes_no_kind_of_its_own(tmp_path):
+    (row,), _ = jsonl(tmp_path, {"tokens": ["a", "b", "c"], "tags": ["B-X ", "B- X", " O"]})
+    assert entities(row) == [("a", "X"), ("b", "X")]
+
+
 def test_documents_are_groups_and_sentences_without_any_are_their_own(tmp_path):
     found, _ = conll(tmp_path, "-DOCSTART- O\n\nOne O\n\nTwo O\n\n-DOCSTART- -X-\n\nThree O\n")
     assert [row["group"] for row in found] == ["in.conll, document 1"] * 2 + ["in.conll, document 2"]

@@ -134,7 +134,7 @@ def tokenizer(base: Path):
 
 @pytest.fixture(scope="module")
 def t5(base: Path):
-    return load_model(model.AUTO_CLASS, base)
+    return load_model(model.AUTO_CLASS, base, {})
 
 
 def table(sources, targets=None) -> pa.Table:

@@ -78,6 +78,7 @@ def test_targets_stay_with_their_sources_when_rows_before_them_are_bad():
     [
         ({"sources": ["a"], "target": ["x"]}, "there is no column 'source'"),
         ({"source": ["a"], "goal": ["x"]}, "there is no column 'target'"),
+        ({"text": ["a"], "target": ["x"]}, "there is no column 'source' beside 'target'. Map it"),
         ({"body": ["a"]}, "no columns 'source' and 'target', and no 'text'"),
     ],
 )

@@ -201,6 +201,17 @@ def test_a_folder_without_declared_splits_is_read_in_the_order_of_names(tmp_path
     assert table.column("id").to_pylist() == ["1", "2"]
 
 
+@pytest.mark.parametrize(("what", "reason"), [("folder", "it is a folder"), ("link", "it is a link to nothing")])
+def test_what_is_no_file_among_those_of_a_folder_is_named(tmp_path: Path, what: str, reason: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROW))
+    if what == "folder":
+        (tmp_path / "b.jsonl").mkdir()
+    else:
+        (tmp_path / "b.jsonl").symlink_to("gone.jsonl")
+    fault = refused(lambda: sources.read(Source(uri=".", format="jsonl"), tmp_path, rows.COLUMNS))
+    assert (fault.file, fault.reason) == ("b.jsonl", reason)
+
+
 def test_a_column_may_declare_the_split_of_each_row(tmp_path: Path) -> None:
     lines = [json.dumps({**ROW, "id": name, "split": name}) for name in ("train", "validation", "test", "dev")]
     table, faults = read(tmp_path, "a.jsonl", "\n".join(lines))
@@ -277,6 +288,13 @@ def test_a_parquet_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "whole.parquet")
     content = (tmp_path / "whole.parquet").read_bytes()[:-5]
     assert refused(lambda: read(tmp_path, "a.parquet", content)).reason.startswith("not a whole Parquet file")
+
+
+def test_a_column_of_parquet_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW])
+    pq.write_table(table.append_column("question", table["question"]), tmp_path / "twice.parquet")
+    fault = refused(lambda: read(tmp_path, "a.parquet", (tmp_path / "twice.parquet").read_bytes()))
+    assert (fault.field, fault.reason) == ("question", "2 columns are called 'question'")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_a_file_without_a_word_holds_no_rows(tmp_path: Path) -> None:
 def test_shares_of_a_stream_that_do_not_add_up_and_streams_of_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="add up to 1"):
         Stream(train=0.9, validation=0.2)
+    with pytest.raises(ValueError, match="each be more than 0"):
+        Stream(train=1.0, validation=0.0, test=0.0)
     with pytest.raises(ValueError, match="is for format: text"):
         Source(uri="a.csv", format="csv", stream=Stream())
 

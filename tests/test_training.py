@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -337,7 +338,7 @@ def test_adamw_decays_weights_apart_from_the_gradient():
 def loaded(tiny: Path):
     from trainwright.engine.prediction import load_model
 
-    return load_model(part.AUTO_CLASS, tiny / "base")
+    return load_model(part.AUTO_CLASS, tiny / "base", {})
 
 
 @pytest.mark.parametrize(
@@ -529,9 +530,11 @@ def test_a_killed_training_leaves_nothing_that_looks_like_a_whole_checkpoint(tin
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list((tmp_path / "run").glob("checkpoint-14*")):
+    deadline, begun = time.monotonic() + 120, False
+    while time.monotonic() < deadline and not begun:
         time.sleep(0.001)
+        with suppress(FileNotFoundError):  # the folder may go while it is looked at: another takes its place
+            begun = any((tmp_path / "run").glob("checkpoint-14*"))
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     sealed = [f for f in (tmp_path / "run").glob("checkpoint-*") if (f / "manifest.json").exists()]

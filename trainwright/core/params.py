@@ -51,6 +51,8 @@ class Stream(Section):
     def _whole(self) -> "Stream":
         if abs(self.train + self.validation + self.test - 1) > 1e-9:
             raise ValueError("train, validation and test must add up to 1")
+        if 0 in (self.train, self.validation, self.test):
+            raise ValueError("train, validation and test must each be more than 0")
         return self
 
 
@@ -390,6 +392,9 @@ class Params(Section):
                     f"no pipeline may be called {NOTHING!r}: that is what `after` says where it waits for none"
                 )
             self.chain(name)
+            teacher = self.pipelines.get(self.pipelines[name].teacher_pipeline or "")
+            if teacher and teacher.task != self.pipelines[name].task:
+                raise ValueError(f"{name} cannot learn from a teacher of another task: {teacher.task}")
         return self
 
     def chain(self, name: str) -> list[str]:

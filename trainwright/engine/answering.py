@@ -84,10 +84,10 @@ def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fa
         aside.rename(target)
     finally:
         aside.unlink(missing_ok=True)
-    target.with_name(f"{target.name}.quarantine.jsonl").unlink(missing_ok=True)
+    quarantine = _quarantine(target)
+    quarantine.unlink(missing_ok=True)
     if faults:
-        lines = [json.dumps(asdict(fault)) + "\n" for fault in faults]
-        layout.write_file(target.with_name(f"{target.name}.quarantine.jsonl"), "".join(lines))
+        layout.write_file(quarantine, "".join(json.dumps(asdict(fault)) + "\n" for fault in faults))
     return answered, faults
 
 
@@ -108,8 +108,14 @@ def _require_place(source: Path, target: Path) -> None:
     """Raises InputError where the answers would replace a folder or the questions."""
     if target.is_dir():
         raise InputError(Fault(str(target), "it is a folder", "Name the JSON file to write."))
-    if target.exists() and source.exists() and target.samefile(source):
-        raise InputError(Fault(str(target), "it is the file of questions itself", "Name another file to write."))
+    for written in (target, _quarantine(target)):
+        if written.exists() and source.exists() and written.samefile(source):
+            raise InputError(Fault(str(written), "it is the file of questions itself", "Name another file to write."))
+
+
+def _quarantine(target: Path) -> Path:
+    """Where the rows that have no answer in `target` are listed."""
+    return target.with_name(f"{target.name}.quarantine.jsonl")
 
 
 def _open_aside(target: Path) -> Path:

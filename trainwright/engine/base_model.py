@@ -205,12 +205,19 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]  # what is no such file fails later, oddly
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # `tokenizers` raises the bare class
         if isinstance(error, MemoryError):
             raise
         reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
+    words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    last = max(words, key=words.__getitem__, default="")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if last and words[last] >= (size := config.get("vocab_size", sys.maxsize)):
+        reason = f"its tokenizer gives {last!r} the id {words[last]}, its config.json knows ids below {size}"
+        raise InputError(Fault(str(folder), reason, "Let tokenizer and model be of one folder."))
+    return tokenizer
 
 
 def longest_input(folder: Path) -> int:

@@ -49,9 +49,9 @@ def load_model(auto_class: str, folder: Path, settings: Mapping[str, Any] | None
     """A model in float32 from a local folder: safetensors alone, no code but transformers' own.
 
     `settings` replace values of a base model's configuration. A head that the folder has no weights for, or weights
-    of another size, is then drawn from torch's random state: seed it first.
+    of another size, is then drawn from torch's random state: seed it first. Without them it is a whole model.
 
-    Raises InputError for a folder that transformers cannot load as `auto_class`.
+    Raises InputError for a folder that transformers cannot load as `auto_class`, or whose weights are not all there.
     """
     return load_base(auto_class, folder, folder, settings, scratch=scratch)[0]
 
@@ -108,7 +108,21 @@ def load_base(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise _unloadable(folder, auto_class, error) from error
-    return model, sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    new = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    begun = settings is not None or folder != config_folder  # else it is a whole model, with its head
+    if lost := sorted(new & _body(model) if begun else new):
+        reason = f"its weights do not have, or not in the shape of its config.json, {len(lost)} parameters: {lost[0]}"
+        remedy = "Let weights and config.json be of one model, and of this task where it is no base model."
+        raise InputError(Fault(str(folder), reason, remedy))
+    return model, sorted(new)
+
+
+def _body(model: Any) -> set[str]:
+    """The names of the parameters that a base model must bring: all but those of the task's head, and of a pooler,
+    which models that were trained on masked words alone do not have."""
+    names = [name for name, _ in model.named_parameters()]
+    body = [name for name in names if name.startswith(f"{model.base_model_prefix}.")]
+    return {name for name in body or names if ".pooler." not in name}
 
 
 def _unloadable(folder: Path, auto_class: str, error: Exception) -> InputError:

@@ -121,10 +121,13 @@ def _in_folder(source: Source, folder: Path) -> list[File]:
     if not found:
         reason = f"the folder holds no file that ends in {' or '.join(suffixes)}"
         raise InputError(Fault(source.uri, reason, "Name the folder that holds them, or change the format."))
-    return [File(name, folder / name) for name in found]
+    return [_existing(name, folder / name, None) for name in found]
 
 
 def _existing(name: str, path: Path, split: str | None) -> File:
+    if path.is_dir() or (path.is_symlink() and not path.exists()):
+        reason = "it is a folder" if path.is_dir() else "it is a link to nothing"
+        raise InputError(Fault(name, reason, "Take it out of the folder, or name the files one by one in `splits`."))
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         remedy = nearest(path.name, beside) if beside else f"There is no folder {path.parent} either."

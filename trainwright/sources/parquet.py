@@ -15,6 +15,9 @@ def read(path: Path, file: str, columns: Columns) -> Records:
     try:
         with pq.ParquetFile(path) as parquet:
             found = parquet.schema_arrow.names
+            if twice := [name for name in columns if found.count(name) > 1]:
+                reason = f"{found.count(twice[0])} columns are called {twice[0]!r}"
+                raise InputError(Fault(file, reason, "Rename all but one.", field=twice[0]))
             table = parquet.read([name for name in columns if name in found])
             table.validate(full=True)  # text that is not UTF-8 would be read without a word
     except (pa.ArrowInvalid, OSError) as error:

@@ -48,10 +48,12 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
 
 
 def _convertible(kind: pa.DataType, types: set[type]) -> bool:
-    """Whether Arrow may be left to say which values do not fit: it takes 1.5 for a whole number and a text for the
-    list of its characters."""
+    """Whether Arrow may be left to say which values do not fit: it takes 1.5 for a whole number, true for 1.0 and a
+    text for the list of its characters."""
     if pa.types.is_integer(kind):
         return types <= {int, type(None)}
+    if pa.types.is_floating(kind):
+        return bool not in types
     return not pa.types.is_list(kind) or str not in types
 
 
@@ -142,17 +144,20 @@ def _alike(held: pa.DataType, wanted: pa.DataType) -> bool:
 
 def listed(column: Any, types: Sequence[pa.DataType], separator: str) -> Any:
     """A column of text parted at `separator` where a list of texts is wanted; white space around parts and empty
-    parts are left out. Any other column as it is."""
+    parts after the last are left out. Any other column as it is."""
     if not pa.types.is_string(column.type) or pa.list_(pa.string()) not in types:
         return column
     held = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     parts = pc.split_pattern(held, separator)
     values = pc.utf8_trim_whitespace(parts.flatten())
-    kept = pc.not_equal(values, "")
-    owner = pc.list_parent_indices(parts).filter(kept).to_numpy()
-    ends = np.cumsum(np.bincount(owner, minlength=len(held)))
+    owner = pc.list_parent_indices(parts).to_numpy()
+    filled = np.flatnonzero(np.asarray(pc.not_equal(values, "")))
+    last = np.full(len(held), -1)
+    last[owner[filled]] = filled  # of a row's places the last stays
+    kept = np.arange(len(owner)) <= last[owner]
+    ends = np.cumsum(np.bincount(owner[kept], minlength=len(held)))
     offsets = pa.array(np.append(0, ends).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, values.filter(kept), mask=held.is_null())
+    return pa.ListArray.from_arrays(offsets, values.filter(pa.array(kept)), mask=held.is_null())
 
 
 def _names(struct: pa.DataType) -> list[str]:

@@ -92,7 +92,7 @@ def features(
     bare = np.flatnonzero((np.diff(flat.starts) < least) & pc.is_null(rows["position"]).to_numpy(zero_copy_only=False))
     reason, remedy = "the text has no token to be predicted", "Remove it, or join it with another."
     ids = rows["id"].take(pa.array(bare)).to_pylist()
-    faults = [Fault(file, reason, remedy, field="text", id=id) for id in ids]
+    faults = [Fault(file, reason, remedy, row=f"id {id}", field="text", id=id) for id in ids]
     blocks = _packed(flat.runs, params.block, least)
     losses = unigrams.losses(learned["unigrams"])
     return pa.Table.from_pylist([_block(b, flat, losses, params, beginning) for b in blocks], schema=SCHEMA), faults

@@ -115,9 +115,8 @@ def misaligned(rows: pa.Table, windows: pa.Table) -> pa.Array:
 
 def _fault(file: str, id: str) -> Fault:
     reason = "the tokenizer makes no word of the text"
-    return Fault(
-        file, reason, "Remove the document, or choose a base model that knows its script.", field="text", id=id
-    )
+    remedy = "Remove the document, or choose a base model that knows its script."
+    return Fault(file, reason, remedy, row=f"id {id}", field="text", id=id)
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:

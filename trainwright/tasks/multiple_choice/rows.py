@@ -13,6 +13,7 @@ are a group.
 """
 
 import json
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -116,6 +117,7 @@ def _require(table: pa.Table, file: str, answered: bool) -> None:
         raise missing("question", "there is no column 'question'")
     if "choices" not in have and not set(SINGLE[:2]) <= have:
         raise missing("choices", "there are neither choices in one column nor in 'choice1', 'choice2', …")
+    _require_choices(file, found, have)
     if "choices" in have and pa.types.is_string(table.schema.field("choices").type):
         remedy = "Say what parts them (source.separator), or give each choice a column."
         raise InputError(Fault(file, "the column holds text, not lists of texts", remedy, field="choices"))
@@ -124,6 +126,22 @@ def _require(table: pa.Table, file: str, answered: bool) -> None:
         raise missing("answer", "there is no column 'answer' ('answer_number', 'answer_text')")
     if answered and len(given) > 1:
         raise InputError(Fault(file, f"answers come in {' and '.join(given)}", "Map one of them.", field=given[1]))
+
+
+def _require_choices(file: str, found: list[str], have: set[str]) -> None:
+    """Raises InputError where columns of single choices would be left out, or one between them is not there."""
+    single = [name for name in SINGLE if name in have]
+    like = [name for name in found if re.fullmatch(r"choice\d+", name)]
+    if single and "choices" in have:
+        raise InputError(Fault(file, f"choices come in choices and {single[0]}", "Map one of them.", field=single[0]))
+    if single != list(SINGLE[: len(single)]):
+        gap = next(name for name in SINGLE if name not in single)
+        reason = f"there is no column {gap!r} before {single[-1]!r}"
+        raise InputError(Fault(file, reason, "Count the choices from 1, without a gap.", field=gap))
+    if single and len(like) > len(single):
+        reason = f"it is none of the columns {SINGLE[0]!r} to {SINGLE[-1]!r}"
+        remedy = "Map it to one of them (source.columns), or write all choices into one column 'choices'."
+        raise InputError(*(Fault(file, reason, remedy, field=name) for name in like if name not in SINGLE))
 
 
 def _choices(table: pa.Table, faulty: Faulty) -> tuple[pa.Array, pa.Array | None]:

@@ -32,7 +32,6 @@ from trainwright.gates.promises import (
     read_json,
     read_json_lines,
     share,
-    strings,
     to_mask,
 )
 from trainwright.rows import tables
@@ -190,11 +189,11 @@ def _gold(table: pa.Table) -> tuple[Ints, Ints]:
     """The first and one past the last character of each row's first answer, without white space at its ends; or -1."""
     starts, texts = (table[name].combine_chunks() for name in ("answer_start", "answer_text"))
     has = np.flatnonzero(np.diff(texts.offsets.to_numpy()))
-    text = strings(texts.values.take(pa.array(texts.offsets.to_numpy()[has])))
+    text = texts.values.take(pa.array(texts.offsets.to_numpy()[has])).fill_null("").to_pylist()
     at = starts.values.to_numpy()[starts.offsets.to_numpy()[has]].astype(np.int64)
     begin, end = (np.full(table.num_rows, -1, dtype=np.int64) for _ in range(2))
-    begin[has] = at + np.strings.str_len(text) - np.strings.str_len(np.strings.lstrip(text))
-    end[has] = at + np.strings.str_len(np.strings.rstrip(text))
+    begin[has] = at + np.array([len(t) - len(t.lstrip()) for t in text], dtype=np.int64)
+    end[has] = at + np.array([len(t.rstrip()) for t in text], dtype=np.int64)
     return begin, end
 
 

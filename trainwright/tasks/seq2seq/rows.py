@@ -78,6 +78,11 @@ def _column(table: pa.Table, file: str, answered: bool) -> str:
             if name not in has:
                 remedy = f"{nearest(name, found)} Name it so, or map it: source.columns: {{{name}: THE_COLUMN}}."
                 raise InputError(Fault(file, f"there is no column {name!r}", remedy, field=name))
+    if answered and has == ["target", "text"]:
+        remedy = (
+            "Map it: source.columns: {source: text}. To learn from the texts alone, leave 'target' out of the file."
+        )
+        raise InputError(Fault(file, "there is no column 'source' beside 'target'", remedy, field="source"))
     return "source" if "source" in has else "text"
 
 
