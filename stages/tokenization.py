@@ -10,7 +10,7 @@ is trained on the train split here, and the model's config.json written beside i
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,13 @@ def _tokenizer(run: process.Run, splits: Path) -> tuple[Any, Any]:
     return tokenizer, None
 
 
+def _at_source(run: process.Run, faults: list[Fault]) -> list[Fault]:
+    """The faults with file and row of the source; rows that augmentation made stand in none."""
+    places = tables.places(run.layout.stage("ingestion") / "places.parquet", {fault.id for fault in faults})
+    uri = run.params.source.uri
+    return [replace(fault, file=uri, row=places[fault.id]) if fault.id in places else fault for fault in faults]
+
+
 def main(run: process.Run) -> None:
     splits, task, params = run.open("splitting"), tasks.load(run.params.task, "features"), run.params.tokenization
     tokenizer, configuration = _tokenizer(run, splits)
@@ -115,7 +122,7 @@ def main(run: process.Run) -> None:
             print(f"tokenization: {split}: {rows - before:,} rows, {windows:,} windows", flush=True)
             if not windows:
                 bare.append(split)
-        process.quarantine(run, "tokenization", faults, rows, folder)
+        process.quarantine(run, "tokenization", _at_source(run, faults), rows, folder)
         if bare:
             reason = f"no row of {' and '.join(bare)} has features"
             remedy = "Look at the quarantine, and at `tokenization` in params.yaml: max_length for one."

@@ -227,6 +227,12 @@ def test_rows_that_were_mended_in_the_list_of_bad_ones_are_not_lost_with_it(mode
     assert listed.exists()
 
 
+def test_a_file_whose_name_says_no_form_is_not_guessed_at(model, tmp_path):
+    questions(tmp_path / "in.dat", 1)
+    with pytest.raises(InputError, match=r"what form it has\. Let it end in one of \.json, "):
+        answering.predict_file(model, tmp_path / "in.dat", tmp_path / "out.json")
+
+
 def test_what_stands_for_answers_is_not_read_where_questions_are_answered(model, tmp_path):
     contexts = questions(tmp_path / "in.json", 1)
     content = json.loads((tmp_path / "in.json").read_text())

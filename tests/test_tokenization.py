@@ -131,6 +131,19 @@ def test_too_many_rows_without_room_stop_the_stage_and_leave_no_output(run: proc
     assert first in run.layout.quarantine("tokenization").read_text()
 
 
+def test_a_row_without_room_is_named_as_the_source_has_it(run: process.Run) -> None:
+    lengthen(run, 2)
+    first = sample_rows()["id"][0].as_py()
+    made = run.layout.stage("ingestion")
+    made.mkdir(parents=True)
+    tables.write(pa.table({"id": [first], "place": ["line 7"]}), made / "places.parquet")
+    with pytest.raises(InputError) as caught:
+        stage.main(run)
+    known, unknown, _ = caught.value.faults
+    assert (known.file, known.row, known.id) == (run.params.source.uri, "line 7", first)
+    assert (unknown.file, unknown.row) == ("splitting/train.parquet", f"id {unknown.id}")
+
+
 def test_a_few_rows_without_room_go_to_quarantine(run: process.Run) -> None:
     lengthen(run, 1)
     stage.main(run)

@@ -97,7 +97,10 @@ def read_rows(part: Any, source: Path) -> tuple[pa.Table, list[Fault]]:
     What the file may say of gold or of splits is not looked at.
     """
     suffixes = ((form, end) for form, ends in sources.SUFFIXES.items() for end in ends)
-    form = next((form for form, end in suffixes if source.name.lower().endswith(end)), "squad")
+    form = next((form for form, end in suffixes if source.name.lower().endswith(end)), None)
+    if form is None:
+        ends = ", ".join(end for ends in sources.SUFFIXES.values() for end in ends)
+        raise InputError(Fault(str(source), "its name does not say what form it has", f"Let it end in one of {ends}."))
     columns = {name: kinds for name, kinds in part.COLUMNS.items() if name not in (*part.GOLD, "split")}
     table = sources.read(Source(uri=str(source.resolve()), format=form), Path.cwd(), columns)  # type: ignore[arg-type]
     rows, faults = part.from_source(table, str(source), answered=False)

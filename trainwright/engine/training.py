@@ -502,7 +502,7 @@ def _keeping(folder: Path) -> Iterator[None]:
 
 
 def _diverged(reason: str) -> InputError:
-    remedy = "Lower the learning rate, or lengthen the warm-up, or train in float32."
+    remedy = "Lower the learning rate, or lengthen the warm-up, or train in float32; at step 1 look at the base model."
     return InputError(Fault("params.yaml", reason, remedy, field="training.learning_rate"))
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow.lib import ArrowException
 
 from trainwright.core import certificate, tasks
@@ -76,7 +74,8 @@ def run(layout: Layout, params: Pipeline, gate: str) -> Verdict:
         shutil.rmtree(report, ignore_errors=True)
         return verdict
     certificate.refuse(layout, gate, verdict.result())
-    places = _places(layout, {row for judged in verdict.failed for row in judged.promise.rows})
+    rows = {row for judged in verdict.failed for row in judged.promise.rows}
+    places = tables.places(layout.stage("ingestion") / "places.parquet", rows)
     full = verdict.result(rows=True) | {"places": places}
     write_file(report / "report.json", json.dumps(full, indent=2) + "\n")
     write_file(report / "report.html", _page(full))
@@ -214,17 +213,6 @@ def observed(promise: dict[str, Any]) -> str:
     return (
         "nothing that could be computed" if value is None else f"{value:,}" if value == int(value) else f"{value:.4g}"
     )
-
-
-def _places(layout: Layout, ids: set[str]) -> dict[str, str]:
-    """Where in the source the rows of these ids stand, as far as ingestion has said so. It is no evidence: what a gate
-    refuses, it refuses without."""
-    try:
-        known = tables.read(layout.stage("ingestion") / "places.parquet")
-    except (OSError, ArrowException):
-        return {}
-    found = known.filter(pc.is_in(known["id"], value_set=pa.array(sorted(ids), pa.string())))
-    return dict(zip(found["id"].to_pylist(), found["place"].to_pylist(), strict=True))
 
 
 def _words(verdict: Verdict, places: dict[str, str], report: Path) -> str:

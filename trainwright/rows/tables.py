@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 COMMON = (
@@ -33,6 +34,17 @@ def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, memory_map=True)
+
+
+def places(path: Path, ids: Collection[str]) -> dict[str, str]:
+    """Where in the source the rows of these ids stand, as far as ingestion has said so in its places.parquet. It is no
+    evidence: what is refused is refused without, so that a file that cannot be read says nothing."""
+    try:
+        known = read(path)
+    except (OSError, pa.ArrowException):
+        return {}
+    found = known.filter(pc.is_in(known["id"], value_set=pa.array(sorted(ids), pa.string())))
+    return dict(zip(found["id"].to_pylist(), found["place"].to_pylist(), strict=True))
 
 
 def count(path: Path) -> int:
