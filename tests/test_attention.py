@@ -67,8 +67,9 @@ def test_in_float32_it_is_transformers_own_to_the_bit() -> None:
         )
 
 
-def test_dropout_keeps_the_mean_of_the_states() -> None:
-    query, key, value = states(8, 16)
+@pytest.mark.parametrize("tokens", [8, attention.SHORT + 8])
+def test_dropout_keeps_the_mean_of_the_states(tokens: int) -> None:
+    query, key, value = states(tokens, 16)
     torch.manual_seed(0)
     draws = [attention.attend(MODULE, query, key, value, None, dropout=0.5)[0].float() for _ in range(600)]
     mean, wanted = torch.stack(draws).mean(0), attention.attend(MODULE, query, key, value, None)[0].float()

@@ -28,8 +28,8 @@ def attend(
 ) -> tuple[Any, None]:
     """The attention of transformers' interface: states (batch, heads, tokens, width) to (batch, tokens, heads, width).
 
-    In bfloat16 on a processor short texts are computed as attention is written down, with the softmax in float32, and
-    longer ones with narrow heads in float32. All else is transformers' own.
+    In bfloat16 on a processor short texts, and all with dropout, are computed as attention is written down, with the
+    softmax in float32, and longer ones with narrow heads in float32. All else is transformers' own.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -42,7 +42,8 @@ def attend(
     here = query.dtype == torch.bfloat16 and query.device.type == "cpu" and more.get("cache") is None
     causal = more["is_causal"] if more.get("is_causal") is not None else getattr(module, "is_causal", True)
     masked = attention_mask is not None or not causal or query.shape[2] == 1
-    if here and masked and key.shape[2] <= SHORT and key.shape[1] == query.shape[1]:
+    plain = key.shape[2] <= SHORT or dropout  # with dropout torch has no fused kernel here
+    if here and masked and plain and key.shape[1] == query.shape[1]:
         scores = torch.matmul(query, key.transpose(2, 3)) * (query.shape[3] ** -0.5 if scaling is None else scaling)
         if position_bias is not None:
             scores = scores + position_bias
