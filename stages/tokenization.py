@@ -94,7 +94,7 @@ def _tokenizer(run: process.Run, splits: Path) -> tuple[Any, Any]:
 
 
 def _at_source(run: process.Run, faults: list[Fault]) -> list[Fault]:
-    """The faults with file and row of the source; rows that augmentation made stand in none."""
+    """The faults with file and row of the source, as far as it is here; rows that augmentation made stand in none."""
     places = tables.places(run.layout.stage("ingestion") / "places.parquet", {fault.id for fault in faults})
     uri = run.params.source.uri
     return [replace(fault, file=uri, row=places[fault.id]) if fault.id in places else fault for fault in faults]
@@ -122,7 +122,7 @@ def main(run: process.Run) -> None:
             print(f"tokenization: {split}: {rows - before:,} rows, {windows:,} windows", flush=True)
             if not windows:
                 bare.append(split)
-        process.quarantine(run, "tokenization", _at_source(run, faults), rows, folder)
+        process.quarantine(run, "tokenization", faults, rows, folder, _at_source(run, faults))
         if bare:
             reason = f"no row of {' and '.join(bare)} has features"
             remedy = "Look at the quarantine, and at `tokenization` in params.yaml: max_length for one."

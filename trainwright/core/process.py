@@ -169,20 +169,26 @@ def _fail(path: Path, exit_code: int, message: str) -> None:
     layout.write_file(path, json.dumps({"exit_code": exit_code, "message": message}) + "\n")
 
 
-def quarantine(run: Run, stage_name: str, faults: list[Fault], rows: int, folder: Path) -> None:
+def quarantine(
+    run: Run, stage_name: str, faults: list[Fault], rows: int, folder: Path, said: list[Fault] | None = None
+) -> None:
     """Keep row errors as `quarantine.jsonl` in a stage's output `folder`, or stop when they are too many.
 
-    `rows` counts all rows read, bad ones too. Raises InputError, with the first faults and the file that
-    lists them all, when their share is over `ingestion.max_bad_share`.
+    `rows` counts all rows read, bad ones too. `said` are the faults as a person is to see them, where the output keeps
+    them in other words, so that it is the same wherever the stage runs. Raises InputError, with the first faults and
+    the file that lists them all, when their share is over `ingestion.max_bad_share`.
     """
-    text = "".join(json.dumps(asdict(fault), ensure_ascii=True) + "\n" for fault in faults)
     if len(faults) > run.params.ingestion.max_bad_share * rows:
-        path = run.layout.quarantine(stage_name)
-        layout.write_file(path, text)
+        path, shown = run.layout.quarantine(stage_name), said or faults
+        layout.write_file(path, _lines(shown))
         summary = Fault(
             run.params.source.uri,
             f"{len(faults)} of {rows} rows are bad, more than the allowed share {run.params.ingestion.max_bad_share:g}",
             f"All are listed in {path.relative_to(run.layout.root)}. Mend the rows or raise ingestion.max_bad_share.",
         )
-        raise InputError(*faults[:10], summary)
-    layout.write_file(folder / "quarantine.jsonl", text)
+        raise InputError(*shown[:10], summary)
+    layout.write_file(folder / "quarantine.jsonl", _lines(faults))
+
+
+def _lines(faults: list[Fault]) -> str:
+    return "".join(json.dumps(asdict(fault), ensure_ascii=True) + "\n" for fault in faults)
