@@ -83,6 +83,18 @@ def test_every_scheme_of_tags_gives_its_entities(tmp_path, tags, scheme, expecte
     assert found[0]["span_text"] == expected
 
 
+def test_one_stray_tab_does_not_make_a_file_of_spaces_one_of_tabs(tmp_path):
+    found, faults = conll(tmp_path, "longer B-X\nwords\tO\n\nthat O\njoin O\n")
+    assert ([row["text"] for row in found], faults) == (["longer words", "that join"], [])
+
+
+def test_spans_in_a_csv_file_are_said_to_be_what_it_cannot_hold(tmp_path):
+    (tmp_path / "in.csv").write_text('text,spans\na,"[]"\n')
+    table = sources.read(Source(uri="in.csv", format="csv"), tmp_path, part.COLUMNS)
+    with pytest.raises(InputError, match=r"'spans' beside 'text'.*which no CSV file holds: bring JSON Lines"):
+        part.from_source(table, "in.csv")
+
+
 def test_white_space_around_a_tag_makes_no_kind_of_its_own(tmp_path):
     (row,), _ = jsonl(tmp_path, {"tokens": ["a", "b", "c"], "tags": ["B-X ", "B- X", " O"]})
     assert entities(row) == [("a", "X"), ("b", "X")]

@@ -1,6 +1,6 @@
 """CoNLL files: a token and its tag a line, an empty line after each sentence, plain or packed with gzip.
 
-The two stand in columns divided by a tab, or by spaces where the file has no tab. A line `-DOCSTART- …` begins a
+The two stand in columns divided by a tab, or by spaces where most lines have no tab. A line `-DOCSTART- …` begins a
 new document: sentences of one document are one group. A line with a token alone has no tag.
 """
 
@@ -46,9 +46,11 @@ def read(path: Path, file: str, columns: Columns) -> Records:
 
 
 def _sentences(text: str) -> Iterator[_Sentence]:
-    divider = "\t" if "\t" in text else None
+    lines = text.split("\n")
+    with_tab, with_text = sum("\t" in line for line in lines), sum(bool(line.strip()) for line in lines)
+    divider = "\t" if 2 * with_tab > with_text else None
     document, sentence = 0, None
-    for number, raw in enumerate(text.split("\n"), start=1):
+    for number, raw in enumerate(lines, start=1):
         line = raw.rstrip("\r")
         if line.startswith(DOCUMENT):
             document += 1

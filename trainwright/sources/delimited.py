@@ -24,7 +24,7 @@ TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan|inf|infinity)))?$"
 LONGEST = 1 << 30  # characters of one cell; Python's own limit of 131,072 is less than a long context
 
-
+LISTS = "lists, which no CSV file holds: bring JSON Lines"
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -48,7 +48,8 @@ def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
         for name, pieces_of in pieces.items():
             pieces_of.append(pa.array(cells[name], pa.string()))
         lines += [line for line, _ in batch]
-    records = Records({}, [f"line {line}" for line in lines], header)
+    found = [name if kinds.get(name, True) else f"{name} ({LISTS})" for name in header]
+    records = Records({}, [f"line {line}" for line in lines], found)
     for name, texts in pieces.items():
         records.columns[name], wrong = _parsed(pa.chunked_array(texts, pa.string()), kinds[name][0])
         records.note(name, wrong)
