@@ -34,7 +34,14 @@ STALE = (
     "atomic transaction failed",
 )
 PROTECTED = ("protected branch", "hook declined", "denied", "prohibited", "not allowed")
-BUSY = ("cannot lock ref", "unable to update local ref", ".lock': File exists", "shallow file has changed")
+BUSY = (
+    "cannot lock ref",
+    "unable to update local ref",
+    ".lock': File exists",
+    "shallow file has changed",
+    "bad object worktrees/",  # one that is being made has no commit for a moment
+)
+UNMADE = 5  # seconds after which nobody is making it any more
 NOBODY = ("-c", "user.name=Trainwright", "-c", "user.email=trainwright@localhost")  # who commits what no branch keeps
 ABANDONED = 600  # seconds
 PAUSE = 2.0  # seconds: the longest wait between two tries of a race
@@ -220,9 +227,29 @@ def fetch(root: Path, *refspecs: str) -> None:
         try:
             git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", name, *wanted)
             return
-        except GitError as error:  # another process of this clone is writing the same ref
+        except GitError as error:  # another process of this clone is writing the same ref, or makes a worktree
             if number > 20 or not any(word in str(error) for word in BUSY):
                 raise
+            _forget_unmade(root)
+
+
+def _forget_unmade(root: Path) -> None:
+    """Take away the worktrees that a killed `git worktree add` has begun and not made: without a commit they stop every
+    fetch, and Git's own `prune` passes them by, for it takes them for locked."""
+    for head in (_own(root) / "worktrees").glob("*/HEAD"):
+        with suppress(FileNotFoundError):
+            if head.read_text().strip() == NOTHING and time.time() - head.stat().st_mtime > UNMADE:
+                shutil.rmtree(head.parent, ignore_errors=True)
+
+
+def forget_worktree(root: Path, folder: Path) -> None:
+    """Take away what Git knows of a worktree whose folder is gone."""
+    shutil.rmtree(_own(root) / "worktrees" / folder.name, ignore_errors=True)
+
+
+def _own(root: Path) -> Path:
+    """The folder in which Git keeps what is its own, for all worktrees."""
+    return root / git(root, "rev-parse", "--git-common-dir")
 
 
 def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> bool:
@@ -291,7 +318,7 @@ def sweep(root: Path) -> list[str]:
     Git holds one for a moment; those that are ABANDONED seconds old, by this machine's clock, nobody holds. The lock of
     the index is a person's, whose editor may hold it for long, and stops nothing here.
     """
-    folder = root / git(root, "rev-parse", "--git-common-dir")
+    folder = _own(root)
     found = [*(folder / "refs").rglob("*.lock"), *(folder / f"{name}.lock" for name in ("packed-refs", "shallow"))]
     gone = []
     for lock in found:

@@ -181,5 +181,5 @@ def _remove(home: Path, root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     if root.exists():
         raise MachineryError(f"{root} cannot be removed: look at who owns its files")
-    git.git(home, "worktree", "prune")
+    git.forget_worktree(home, root)
     _claim(root).unlink(missing_ok=True)

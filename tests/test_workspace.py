@@ -1,7 +1,10 @@
 """Checkouts of their own: what happens in one stays there, what happens outside does not reach it."""
 
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,31 @@ def test_a_killed_run_leaves_a_folder_that_the_next_start_sweeps(project: Toy) -
     assert sweep(project.root) == [left.name]
     assert not left.exists()
     assert git.git(project.root, "worktree", "list").count("\n") == 0
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_worktree_without_a_commit_stops_no_fetch(project: Toy, tmp_path: Path, killed: bool) -> None:
+    """As `git worktree add` leaves it when it is killed, or has it for a moment before it is made."""
+    remote, other = str(tmp_path / "remote.git"), tmp_path / "other"
+    git.git(tmp_path, "clone", "--quiet", "--bare", str(project.root), remote)
+    git.git(project.root, "remote", "add", "origin", remote)
+    git.git(tmp_path, "clone", "--quiet", remote, str(other))
+    git.git(other, "commit", "--quiet", "--allow-empty", "--message", "second")
+    git.git(other, "push", "--quiet")
+    begun = project.root / ".git" / "worktrees" / "one-0"
+    begun.mkdir(parents=True)
+    contents = {"HEAD": git.NOTHING, "commondir": "../..", "gitdir": f"{tmp_path}/one-0/.git", "locked": "initializing"}
+    for name, content in contents.items():
+        (begun / name).write_text(f"{content}\n")
+    made = threading.Timer(0.5, lambda: (begun / "HEAD").write_text(git.head(project.root) + "\n"))
+    if killed:
+        os.utime(begun / "HEAD", (time.time() - 60, time.time() - 60))
+    else:
+        made.start()
+    git.fetch(project.root, "+refs/heads/*:refs/remotes/origin/*")
+    made.cancel()
+    assert git.head(other) in git.git(project.root, "for-each-ref")
+    assert begun.exists() == (not killed)
 
 
 def test_two_runs_of_a_pipeline_queue_and_two_pipelines_do_not(project: Toy, tmp_path: Path) -> None:
