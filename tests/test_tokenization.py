@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -142,6 +143,15 @@ def test_a_row_without_room_is_named_as_the_source_has_it(run: process.Run) -> N
     known, unknown, _ = caught.value.faults
     assert (known.file, known.row, known.id) == (run.params.source.uri, "line 7", first)
     assert (unknown.file, unknown.row) == ("splitting/train.parquet", f"id {unknown.id}")
+
+
+def test_a_split_without_a_single_window_stops_the_stage_however_many_bad_rows_are_allowed(run: process.Run) -> None:
+    lenient = run.params.ingestion.model_copy(update={"max_bad_share": 1.0})
+    allowed = replace(run, params=run.params.model_copy(update={"ingestion": lenient}))
+    lengthen(allowed, 80)
+    with pytest.raises(InputError, match="no row of train has features"):
+        stage.main(allowed)
+    assert not run.layout.stage("tokenization").exists()
 
 
 def test_a_few_rows_without_room_go_to_quarantine(run: process.Run) -> None:
