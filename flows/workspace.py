@@ -152,8 +152,8 @@ def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[st
         operations.load(path)
     except InputError as error:
         given = {f"pipelines.{name}.{key}": f"--set {key}={text}" for key, text in changes.items()}
-        ours = [replace(fault, file=given.get(fault.field, fault.file), row="") for fault in error.faults]
-        raise InputError(*ours) from None
+        faults = [replace(f, file=given[f.field], row="") if f.field in given else f for f in error.faults]
+        raise InputError(*faults) from None
     return told
 
 
