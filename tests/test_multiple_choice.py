@@ -170,6 +170,11 @@ def test_columns_that_count_from_nought_may_be_mapped(tmp_path):
     text = "question,choice0,choice1,answer\na?,x,y,1\n"
     table, faults = read(tmp_path, "a.csv", text, columns={"choice1": "choice0", "choice2": "choice1"})
     assert (faults, table["choices"].to_pylist(), table["answer"].to_pylist()) == ([], [["x", "y"]], [1])
+    text, columns = (
+        "question,choice1,choice2,choice3,answer\na?,w,x,y,1\n",
+        {"choice1": "choice2", "choice2": "choice3"},
+    )
+    assert read(tmp_path, "a.csv", text, columns=columns)[0]["choices"].to_pylist() == [["x", "y"]]
 
 
 def test_rows_of_one_context_are_a_group_and_questions_without_answers_can_be_read(tmp_path):

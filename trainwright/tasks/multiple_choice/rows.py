@@ -138,10 +138,11 @@ def _require_choices(file: str, found: list[str], have: set[str]) -> None:
         gap = next(name for name in SINGLE if name not in single)
         reason = f"there is no column {gap!r} before {single[-1]!r}"
         raise InputError(Fault(file, reason, "Count the choices from 1, without a gap.", field=gap))
-    if single and len(like) > len(single):
+    left_out = [name for name in like if name not in SINGLE]
+    if single and left_out and len(like) > len(single):
         reason = f"it is none of the columns {SINGLE[0]!r} to {SINGLE[-1]!r}"
         remedy = "Map it to one of them (source.columns), or write all choices into one column 'choices'."
-        raise InputError(*(Fault(file, reason, remedy, field=name) for name in like if name not in SINGLE))
+        raise InputError(*(Fault(file, reason, remedy, field=name) for name in left_out))
 
 
 def _choices(table: pa.Table, faulty: Faulty) -> tuple[pa.Array, pa.Array | None]:

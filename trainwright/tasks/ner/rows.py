@@ -201,8 +201,7 @@ def _tagged(table: pa.Table, tokens: _Entities, found: Faults) -> _Entities:
 
 def _parsed(distinct: list[str]) -> tuple[NDArray[Any], Ints, list[str]]:
     """Of each different tag its prefix as BIOES has it ("?" for what is no tag) and its label's number (-1 for O)."""
-    stripped = [tuple(part.strip() for part in tag.partition("-")[::2]) for tag in distinct]
-    parts = [("O", "") if part == ("O", "") else part for part in stripped]
+    parts = [tuple(part.strip() for part in tag.partition("-")[::2]) for tag in distinct]
     wrong = [(p not in PREFIXES) or ((p == "O") != (name == "")) for p, name in parts]
     names = sorted({name for (_, name), bad in zip(parts, wrong, strict=True) if name and not bad})
     number = {name: place for place, name in enumerate(names)}
