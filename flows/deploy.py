@@ -39,8 +39,7 @@ from trainwright.operations import RETRAIN, Running, Schedule
 RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.remote_stage.stage"
 # Not CANCEL_NEW: a tick that meets another one waits, then decides for itself, and leaves its decision on record.
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-# Two heartbeats (flows/server.py) have not come; the second may be 15 s late, as where a disk stands still for a while.
-SILENCE = timedelta(seconds=75)
+SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # The names of final states: Prefect's, those of stages (flows/remote_stage.py), and those of ticks (flows/retrain.py).
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}

@@ -2,7 +2,8 @@
 
 `sample-qa@v1.3.0` is a version, the commit with its lock, pins, scores and run record; `sample-qa#prod#7` says that
 from then on it is the one in use. Tags are only ever added, so that promoting and rolling back move no data: what a
-version was is what it is. `gto show` and `gto history` read the same tags.
+version was is what it is. `gto show` and `gto history` read the same tags. GTO is not imported: that sets up the
+logging of the whole process anew, for which a flow run would wait for ever while Prefect's threads wait for it.
 """
 
 import json
@@ -59,7 +60,7 @@ def versions(root: Path, name: str) -> list[Version]:
     history = uses(root, name)
     found = []
     for tag in git.tags(root, f"{name}@*"):
-        if version := _parsed(tag.name).get("version"):
+        if version := _version_of(tag.name):
             own = tuple(use.number for use in history if use.commit == tag.commit)
             now = bool(history) and history[-1].commit == tag.commit
             found.append(Version(name, version, tag.commit, tag.made, own, now))
@@ -75,9 +76,10 @@ def uses(root: Path, name: str) -> list[Use]:
     """Every time that a version was put in use, oldest first."""
     found = []
     for tag in git.tags(root, f"{name}#{STAGE}#*"):
-        if number := _parsed(tag.name).get("counter"):
+        number = tag.name.removeprefix(f"{name}#{STAGE}#")
+        if number.isdecimal():
             said = _said(tag.message)
-            found.append(Use(number, tag.commit, tag.made, said.get("act", "promote"), said.get("why", ""), said))
+            found.append(Use(int(number), tag.commit, tag.made, said.get("act", "promote"), said.get("why", ""), said))
     return sorted(found, key=lambda use: use.number)
 
 
@@ -105,7 +107,7 @@ def record(root: Path, version: Version) -> dict[str, Any]:
 
 def known(root: Path) -> list[str]:
     """The pipelines that have a version."""
-    return sorted({found["name"] for tag in git.tags(root) if "version" in (found := _parsed(tag.name))})
+    return sorted({tag.name.partition("@")[0] for tag in git.tags(root, "*@*") if _version_of(tag.name)})
 
 
 def fetch(root: Path, name: str | None = None) -> None:
@@ -134,11 +136,11 @@ def promote(root: Path, name: str, version: str, why: str = "") -> str:
     before = in_use(root, name)
     if before == chosen:
         return f"{chosen} is in use already"
-    for number in git.tries():
-        if number:
+    for attempt in git.tries():
+        with attempt:
             fetch(root, name)
-        now = in_use(root, name)
-        if _use(root, chosen, "promote", why):
+            now = in_use(root, name)
+            _use(root, chosen, "promote", why)
             meanwhile = f"; {now} was put in use a moment before" if now and now != before else ""
             return _told(root, "promoted", chosen, now, why, meanwhile)
     raise AssertionError
@@ -159,11 +161,13 @@ def rollback(root: Path, name: str, why: str = "") -> str:
         says = f"{now} is the first that was in use" if now else "no version is in use"
         raise InputError(Fault(name, f"there is nothing to go back to: {says}", "See `trainwright models list`."))
     chosen = next(version for version in versions(root, name) if version.commit == stack[-2].commit)
-    if not _use(root, chosen, "rollback", why):
+    try:
+        _use(root, chosen, "rollback", why)
+    except git.OvertakenError:
         raise RefusedError(
             f"{name}: another version was put in use at the same moment. See `trainwright models list {name}`, "
             "then roll back again if it should still be."
-        )
+        ) from None
     return _told(root, "rolled back", chosen, now, why)
 
 
@@ -212,30 +216,22 @@ def _row(name: str, version: str, made: str, state: str, told: Mapping[str, Any]
 
 def use_tag(root: Path, name: str, commit: str, act: Act, why: str) -> tuple[str, str]:
     """The ref of the next tag that puts a version in use, by what this clone knows, and the tag, on no ref yet."""
-    from gto.constants import Action
-    from gto.tag import name_tag
-
     number = max((use.number for use in uses(root, name)), default=0) + 1
-    tag = f"{name_tag(Action.ASSIGN, name, stage=STAGE, simple=True)}#{number}"
+    tag = f"{name}#{STAGE}#{number}"
     return f"refs/tags/{tag}", git.make_tag(root, tag, commit, json.dumps({"act": act, "why": why}, ensure_ascii=False))
 
 
 def version_tag(root: Path, name: str, version: str, commit: str, message: str) -> tuple[str, str]:
     """The ref of a version's tag, and the tag: made, on no ref yet."""
-    from gto.constants import Action
-    from gto.tag import name_tag
-
-    tag = name_tag(Action.REGISTER, name, version=version, simple=True)
+    tag = f"{name}@{version}"
     return f"refs/tags/{tag}", git.make_tag(root, tag, commit, message)
 
 
-def _use(root: Path, chosen: Version, act: Act, why: str) -> bool:
-    """Push the tag that puts a version in use; False where one of that number is there already."""
+def _use(root: Path, chosen: Version, act: Act, why: str) -> None:
+    """Push the tag that puts a version in use. Raises OvertakenError where one of that number is there already."""
     ref, tag = use_tag(root, chosen.name, chosen.commit, act, why)
-    if not git.push(root, {ref: (tag, None)}):
-        return False
+    git.push(root, {ref: (tag, None)})
     git.set_ref(root, ref, tag)
-    return True
 
 
 def _told(root: Path, done: str, chosen: Version, before: Version | None, why: str, more: str = "") -> str:
@@ -261,13 +257,12 @@ def _unpublished(root: Path, name: str) -> Fault:
     return Fault(name, "no version of it is published", remedy)
 
 
-def _parsed(tag: str) -> Mapping[str, Any]:
-    """What GTO reads in a tag's name; {} where it is no tag of a version or of one put in use."""
-    from gto.constants import Action
-    from gto.tag import parse_name
+def _version_of(tag: str) -> str:
+    """The version that a tag's name is of, as GTO reads it; empty where it is none."""
+    import semver
 
-    found = parse_name(tag, raise_on_fail=False)
-    return found if found.get("action") in (Action.REGISTER, Action.ASSIGN) else {}
+    version = tag.partition("@")[2]
+    return version if version[:1] == "v" and semver.Version.is_valid(version[1:]) else ""
 
 
 def _said(message: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Versions as tags: listed, promoted and rolled back in one push, read by GTO, by two people at once."""
 
 import json
+import logging.config
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ def publish(root: Path, version: str, name: str = "sample-qa") -> str:
     commit = git.make_commit(root, head, {RECORD.replace("sample-qa", name): content}, [head], version)
     named = registry.version_tag(root, name, version, commit, "{}")
     used = registry.use_tag(root, name, commit, "publish", "")
-    assert git.push(root, {ref: (tag, None) for ref, tag in (named, used)})
+    git.push(root, {ref: (tag, None) for ref, tag in (named, used)})
     registry.fetch(root, name)
     return commit
 
@@ -54,6 +55,41 @@ def test_gto_reads_what_is_in_use(clone: Path) -> None:
     if shown.returncode:
         pytest.fail(shown.stderr)
     assert json.loads(shown.stdout)[0]["version"] == "v1.0.0"
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "a@v1.0.0",
+        "a-b@v1.10.2-rc.1",
+        "a@v1.0",
+        "a@1.0.0",
+        "a@v01.0.0",
+        "a@v1.0.0!",
+        "a@deprecated",
+        "a#prod#3",
+        "a",
+        "@",
+    ],
+)
+def test_a_tag_is_a_version_where_gto_takes_it_for_one(tag: str) -> None:
+    from gto.constants import Action
+    from gto.tag import parse_name
+
+    read = parse_name(tag, raise_on_fail=False)
+    assert registry._version_of(tag) == (read["version"] if read.get("action") == Action.REGISTER else "")
+
+
+def test_a_flow_runs_logging_is_left_alone(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GTO's import sets up logging anew, for which a run waited for ever where it was about to give a sign of life."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gto"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(logging.config, "dictConfig", lambda _: pytest.fail("logging is set up anew"))
+    publish(clone, "v1.0.0")
+    publish(clone, "v1.1.0")
+    registry.rollback(clone, "sample-qa")
+    registry.promote(clone, "sample-qa", "v1.1.0")
+    assert used(clone) == "v1.1.0" and registry.known(clone) == ["sample-qa"]
 
 
 def test_a_promotion_and_a_rollback_move_one_tag_and_no_byte(clone: Path, remote: Path) -> None:
@@ -137,7 +173,7 @@ def test_a_rollback_that_another_change_overtakes_changes_nothing_and_says_so(
         fetch(root, name)
         monkeypatch.setattr(registry, "fetch", fetch)
         ref, tag = registry.use_tag(root, "sample-qa", registry.versions(root, "sample-qa")[0].commit, "promote", "")
-        assert git.push(root, {ref: (tag, None)})
+        git.push(root, {ref: (tag, None)})
 
     monkeypatch.setattr(registry, "fetch", overtaken)
     with pytest.raises(RefusedError, match="at the same moment"):

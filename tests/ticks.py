@@ -27,7 +27,7 @@ from test_publication import commit
 from flows import git, ledger, registry
 
 STAGES = ("splitting", "evaluation", "postprocessing")
-PRELOADED = ["ticks", "flows.retrain", "dvc.repo", "dvc.cli", "gto.tag", "trainwright.tasks.multiple_choice.model"]
+PRELOADED = ["ticks", "flows.retrain", "dvc.repo", "dvc.cli", "trainwright.tasks.multiple_choice.model"]
 MAKE = """
 import json, os, pathlib, shutil, sys, time
 from trainwright.core.layout import digest
