@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -45,6 +45,7 @@ UNMADE = 5  # seconds after which nobody is making it any more
 NOBODY = ("-c", "user.name=Trainwright", "-c", "user.email=trainwright@localhost")  # who commits what no branch keeps
 ABANDONED = 600  # seconds
 PAUSE = 2.0  # seconds: the longest wait between two tries of a race
+PATIENCE = 120.0  # seconds, after which it is no race: a killed git has left a lock at the remote, say
 
 
 class GitError(MachineryError):
@@ -55,13 +56,31 @@ class ProtectedError(GitError):
     """The remote lets nobody push to a branch: it is protected."""
 
 
-def tries() -> Iterator[int]:
-    """0, 1, 2, … with a pause before each but the first, longer and longer and never the same, so that those who lost
-    a race together do not meet again."""
+class OvertakenError(GitError):
+    """A ref is not as expected, or another git holds it at this moment."""
+
+
+def tries() -> Iterator[AbstractContextManager[None]]:
+    """Blocks to try something in until one is left by `return`: an OvertakenError ends a block, and is raised once
+    PATIENCE is over.
+
+    There is a pause before each but the first, longer and longer and never the same, so that those who lost a race
+    together do not meet again.
+    """
+    deadline = time.monotonic() + PATIENCE
     for number in count():
         if number:
             time.sleep(random.uniform(0, min(PAUSE, 0.05 * 2**number)))
-        yield number
+        yield _try(deadline)
+
+
+@contextmanager
+def _try(deadline: float) -> Iterator[None]:
+    try:
+        yield
+    except OvertakenError:
+        if time.monotonic() > deadline:
+            raise
 
 
 def git(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | None = None) -> str:
@@ -213,8 +232,9 @@ def knows(root: Path, path: str) -> bool:
         return False
 
 
-def fetch(root: Path, *refspecs: str) -> None:
-    """Bring what `refspecs` name of the remote here; those that the remote does not have are passed by.
+def fetch(root: Path, *refspecs: str) -> set[str]:
+    """Bring what `refspecs` name of the remote here. Returns the refs of this clone that would be of something which
+    the remote does not have, or no longer: they are left as they are.
 
     Raises MachineryError where the remote cannot be reached.
     """
@@ -223,14 +243,18 @@ def fetch(root: Path, *refspecs: str) -> None:
         raise InputError(Fault(str(root), "there is no Git remote", REMEDY))
     there = {line.split("\t")[1] for line in git(root, "ls-remote", name).splitlines()}
     wanted = [spec for spec in refspecs if "*" in spec or spec.lstrip("+").partition(":")[0] in there]
-    for number in tries() if wanted else ():
-        try:
-            git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", name, *wanted)
-            return
-        except GitError as error:  # another process of this clone is writing the same ref, or makes a worktree
-            if number > 20 or not any(word in str(error) for word in BUSY):
-                raise
-            _forget_unmade(root)
+    missing = {spec.partition(":")[2] for spec in refspecs if spec not in wanted}
+    for attempt in tries() if wanted else ():
+        with attempt:
+            try:
+                git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", name, *wanted)
+                break
+            except GitError as error:  # another process of this clone is writing the same ref, or makes a worktree
+                if not any(word in str(error) for word in BUSY):
+                    raise
+                _forget_unmade(root)
+                raise OvertakenError(str(error)) from None
+    return missing
 
 
 def _forget_unmade(root: Path) -> None:
@@ -252,11 +276,12 @@ def _own(root: Path) -> Path:
     return root / git(root, "rev-parse", "--git-common-dir")
 
 
-def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> bool:
+def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> None:
     """Move refs of the remote in one step: full names, each with its new commit and the one expected there (None: no
-    such ref). Returns False where one was not as expected, and then none has moved.
+    such ref).
 
-    Raises ProtectedError where the remote lets nobody move one of them, MachineryError where it cannot be reached.
+    Raises OvertakenError where one was not as expected, ProtectedError where the remote lets nobody move one of them,
+    MachineryError where it cannot be reached; then none has moved.
     """
     name = remote(root)
     if name is None:
@@ -270,9 +295,8 @@ def push(root: Path, moves: Mapping[str, tuple[str, str | None]]) -> bool:
         if any(word in words for word in PROTECTED):
             raise ProtectedError(words) from None
         if any(word in words for word in STALE):
-            return False
+            raise OvertakenError(words) from None
         raise
-    return True
 
 
 def make_tag(root: Path, name: str, commit: str, message: str) -> str:

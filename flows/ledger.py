@@ -72,20 +72,22 @@ def entries(root: Path, name: str, count: int = 20) -> list[dict[str, Any]]:
 
 def _deliver(root: Path) -> None:
     """Push what waits, each entry in a commit of its own, until no other clone gets in between."""
-    for _ in git.tries():
-        ref = _fetched(root)
-        git.fetch(root, f"+{BRANCH}:{ref}")
-        head = old = git.commit(root, str(ref))
-        waiting = _waiting(root)
-        for path in waiting:
-            place = f"{FOLDER}/{path.parent.name}/{path.name}"
-            if head and git.read(root, head, place) is not None:
-                continue  # pushed by a process that was killed before it could say so
-            content = {place: path.read_bytes()}
-            head = git.make_commit(root, head, content, [head] if head else [], f"Decide on {path.parent.name}")
-        if head == old or (head and git.push(root, {BRANCH: (head, old)})):
-            if head:
-                git.set_ref(root, str(ref), head)
+    ref = str(_fetched(root))
+    for attempt in git.tries():
+        with attempt:
+            gone = git.fetch(root, f"+{BRANCH}:{ref}")
+            head = known = git.commit(root, ref)
+            old = None if gone else known  # a branch that somebody took away comes back with all that is known of it
+            waiting = _waiting(root)
+            for path in waiting:
+                place = f"{FOLDER}/{path.parent.name}/{path.name}"
+                if head and git.read(root, head, place) is not None:
+                    continue  # pushed by a process that was killed before it could say so
+                content = {place: path.read_bytes()}
+                head = git.make_commit(root, head, content, [head] if head else [], f"Decide on {path.parent.name}")
+            if head and head != old:
+                git.push(root, {BRANCH: (head, old)})
+                git.set_ref(root, ref, head)
             for path in waiting:
                 path.unlink()
             return

@@ -67,8 +67,10 @@ def fetch(home: Path, branch: str) -> str | None:
 
     Raises MachineryError where the remote cannot be reached.
     """
-    git.fetch(home, f"+refs/heads/{branch}:{_ours(home, branch)}", "+refs/tags/*:refs/tags/*")
-    return git.commit(home, _ours(home, branch))
+    ours = _ours(home, branch)
+    if ours in git.fetch(home, f"+refs/heads/{branch}:{ours}", "+refs/tags/*:refs/tags/*") and git.commit(home, ours):
+        git.set_ref(home, ours, None)  # somebody took it away, as one is that was merged
+    return git.commit(home, ours)
 
 
 def state(home: Path, branch: str) -> State | None:
@@ -355,31 +357,38 @@ def _move(home: Path, ready: Ready) -> str:
     """Move branch and tags in one push, again and again while other pipelines get in between. Returns where to."""
     ref = f"refs/heads/{ready.branch}"
     with held(_lock_file(home)):  # publishers of one clone need not race one another
-        for _ in git.tries():
-            head = fetch(home, ready.branch)
-            if (where := _published_already(home, ready)) is not None:
-                return where
-            commit = _head(home, head, ready)
-            used = registry.use_tag(home, ready.name, ready.commit, ready.act, ready.why)
-            named = registry.version_tag(home, ready.name, ready.version, ready.commit, f"{ready.name} {ready.version}")
-            tags: dict[str, tuple[str, str | None]] = {tag: (made, None) for tag, made in (named, used)}
-            try:
-                moved, where = git.push(home, {ref: (commit, head), **tags}), PUBLISHED
-            except git.ProtectedError:
-                beside = f"{ready.branch}-next"
-                there = fetch(home, beside)
-                commit = _head(home, _waiting_merged(home, head, ready), ready)
-                moved = git.push(home, {f"refs/heads/{beside}": (commit, there), **tags})
-                where = (
-                    f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it, and all "
-                    f"that waits with it, into the branch, merge {beside}: "
-                    f"git fetch && git switch {ready.branch} && git merge {git.remote(home)}/{beside}"
-                )
-            if moved:
+        for attempt in git.tries():
+            with attempt:
+                head = fetch(home, ready.branch)
+                if (where := _published_already(home, ready)) is not None:
+                    return where
+                commit = _head(home, head, ready)
+                message = f"{ready.name} {ready.version}"
+                named = registry.version_tag(home, ready.name, ready.version, ready.commit, message)
+                used = registry.use_tag(home, ready.name, ready.commit, ready.act, ready.why)
+                tags: dict[str, tuple[str, str | None]] = {tag: (made, None) for tag, made in (named, used)}
+                try:
+                    git.push(home, {ref: (commit, head), **tags})
+                    where = PUBLISHED
+                except git.ProtectedError:
+                    where = _beside(home, head, ready, tags)
                 for tag, (made, _) in tags.items():
                     git.set_ref(home, tag, made)
                 return where
     raise AssertionError
+
+
+def _beside(home: Path, head: str | None, ready: Ready, tags: Mapping[str, tuple[str, str | None]]) -> str:
+    """Push to a branch beside the protected one, with all that waits to be merged. Returns words on how to merge it."""
+    beside = f"{ready.branch}-next"
+    there = fetch(home, beside)
+    commit = _head(home, _waiting_merged(home, head, ready), ready)
+    git.push(home, {f"refs/heads/{beside}": (commit, there), **tags})
+    return (
+        f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it, and all that waits "
+        f"with it, into the branch, merge {beside}: "
+        f"git fetch && git switch {ready.branch} && git merge {git.remote(home)}/{beside}"
+    )
 
 
 def _waiting_merged(home: Path, head: str | None, ready: Ready) -> str | None:

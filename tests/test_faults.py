@@ -134,11 +134,11 @@ def test_a_broken_dvc_lock_on_the_published_branch_is_named_and_what_is_ready_wa
     good = git.commit(house.root, "origin/published") or ""
     lock = git.read(house.root, good, "dvc.lock") or b""
     bad = git.make_commit(house.root, good, {"dvc.lock": lock[: len(lock) // 2]}, [good], "Break it")
-    assert git.push(house.root, {ref: (bad, good)})
+    git.push(house.root, {ref: (bad, good)})
     house.source("one", 41)
     fails(house, "one@v1.1.0 is ready, and waits", f"commit {bad[:10]} cannot be built on: dvc.lock is not as DVC")
     mended = git.make_commit(house.root, bad, {"dvc.lock": lock}, [bad], "Mend it")
-    assert git.push(house.root, {ref: (mended, bad)})
+    git.push(house.root, {ref: (mended, bad)})
     words = publishes(house, "v1.1.0", 41)
     assert "one@v1.1.0, ready since an earlier run, is published" in words
 

@@ -48,6 +48,31 @@ def test_decisions_wait_here_while_the_remote_is_away_and_are_brought_there_in_o
     assert not list((clone / ".trainwright" / "ledger" / "pending").rglob("*.json"))
 
 
+def test_a_ledger_that_somebody_took_away_comes_back_with_all_that_is_known_of_it(
+    remote: Path, clone: Path, other: Path
+) -> None:
+    for number in range(2):
+        ledger.record(clone, "one", {"number": number})
+    git.git(remote, "branch", "--delete", "--force", "ledger")
+    ledger.record(clone, "one", {"number": 2})
+    assert ledger.sync(other)
+    assert [entry["number"] for entry in ledger.entries(other, "one")] == [2, 1, 0]
+
+
+def test_a_lock_that_a_killed_git_left_at_the_remote_keeps_the_entry_here(
+    remote: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.record(clone, "one", {"number": 0})
+    monkeypatch.setattr(git, "PATIENCE", 1.0)
+    lock = remote / "refs/heads/ledger.lock"
+    lock.touch()
+    ledger.record(clone, "one", {"number": 1})
+    assert [entry["number"] for entry in ledger.entries(clone, "one")] == [1, 0]
+    lock.unlink()
+    assert ledger.sync(clone)
+    assert git.git(remote, "rev-list", "--count", "ledger") == "2"
+
+
 def test_decisions_of_many_at_once_from_two_clones_are_all_kept(remote: Path, clone: Path, other: Path) -> None:
     def decide(place: Path, number: int) -> None:
         ledger.record(place, f"p{number % 4}", {"number": number})

@@ -332,6 +332,33 @@ def test_a_protected_branch_gets_a_branch_beside_it_and_words_on_how_to_merge(
     protection.chmod(0o644)
     merge(project)
     assert str(publish(project, data="newer\n")[0]) == "one@v1.2.0"
+    git.git(remote, "branch", "--delete", "--force", "published-next")  # as one is that was merged
+    protection.chmod(0o755)
+    assert "git merge origin/published-next" in publish(project, data="newest\n")[1]
+
+
+def test_a_branch_that_somebody_took_away_is_made_anew(project: Toy, remote: Path) -> None:
+    publish(project)
+    publish(project, "two")
+    git.git(remote, "branch", "--delete", "--force", "published")
+    version, where = publish(project, data="new\n")
+    assert (str(version), where) == ("one@v1.1.0", PUBLISHED)
+    head = git.git(remote, "rev-parse", "published")
+    assert git.contains(project.root, head, version.commit)
+
+
+def test_a_lock_that_a_killed_git_left_at_the_remote_ends_in_its_words_and_the_version_waits(
+    project: Toy, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(project)
+    monkeypatch.setattr(git, "PATIENCE", 1.0)
+    lock = remote / "refs/heads/published.lock"
+    lock.touch()
+    version, where = publish(project, data="new\n")
+    assert where == UNPUBLISHED and "published.lock': File exists" in publication.why(project.root, "one")
+    lock.unlink()
+    assert publication.finish(project.root, "one", lambda _: None) == registry.in_use(project.root, "one")
+    assert version.version == "v1.1.0" and publication.why(project.root, "one") == ""
 
 
 def test_what_several_pipelines_have_waiting_beside_a_protected_branch_merges_without_a_conflict(
