@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 
-from flows import dvc, git, pinning
+from flows import dvc, git, pinning, publication
 from trainwright import pins, sources
 from trainwright.core.errors import Fault, InputError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
@@ -41,19 +41,7 @@ def check(layout: Layout, params: Pipeline, project: dvc.Project, say: Say) -> l
 
 def publishable(project: dvc.Project) -> str:
     """Whether models could be published from here, and if not, why; not an error."""
-    missing = []
-    if not project.remote():
-        missing.append("no DVC remote")
-    if not shutil.which("git"):
-        missing.append("Git is not installed")
-    elif not git.commit(project.root, "HEAD"):
-        missing.append("not a Git repository with a commit")
-    else:
-        if not git.remote(project.root):
-            missing.append("no Git remote")
-        if not git.identity(project.root):
-            missing.append("Git does not know who commits here")
-    if missing:
+    if missing := publication.lacking(project):
         return f"not publishable: {'; '.join(missing)} (`trainwright init` sets what is missing)"
     return "publishable: it has a Git remote, a DVC remote and an identity"
 

@@ -11,6 +11,7 @@ readers with the old version and the next run with nothing to do but the rest (`
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -60,6 +61,26 @@ class Ready:
     known: tuple[str, ...]
     stages: tuple[str, ...]
     waits: str = ""
+
+
+def lacking(project: dvc.Project) -> list[str]:
+    """What a publication from a checkout needs and has not, each in words."""
+    missing = [] if project.remote() else ["no DVC remote"]
+    if not shutil.which("git"):
+        return [*missing, "Git is not installed"]
+    if not git.commit(project.root, "HEAD"):
+        return [*missing, "not a Git repository with a commit"]
+    if not git.remote(project.root):
+        missing.append("no Git remote")
+    if not git.identity(project.root):
+        missing.append("Git does not know who commits here")
+    return missing
+
+
+def require(home: Path, project: dvc.Project) -> None:
+    """Raise InputError where a publication could only fail, before any work is done for it."""
+    if missing := lacking(project):
+        raise InputError(Fault(str(home), f"not publishable: {'; '.join(missing)}", git.REMEDY))
 
 
 def fetch(home: Path, branch: str) -> str | None:
@@ -142,13 +163,10 @@ def publish(
     `record` is what a run says of itself; what its files say is put in here. Returns the version and "published",
     "unpublished" (the remote is away; `finish` goes on from there), or, where the branch is protected, how to merge.
 
-    Raises InputError where there is no remote, RefusedError where a version was published meanwhile that this one was
-    not compared with.
+    Raises InputError where something that it needs is not set, RefusedError where a version was published meanwhile
+    that this one was not compared with.
     """
-    if project.remote() is None:
-        raise InputError(Fault(str(space.home), "there is no DVC remote", git.REMEDY))
-    if git.remote(space.home) is None:
-        raise InputError(Fault(str(space.home), "there is no Git remote", git.REMEDY))
+    require(space.home, project)
     branch = running.of(name).publication.branch
     newest = registry.versions(space.home, name)[-1:]
     version = registry.following(newest[0] if newest else None, bump)

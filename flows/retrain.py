@@ -138,6 +138,7 @@ class Retrain:
             self.reasons = self._reasons(space, what, project)
             if not self.reasons:
                 return NOTHING, self._nothing(), 0, None
+            publication.require(self.home, project)
             self.terminal.say(f"{self.name}: retrain at {self.commit[:10]}, since {'; '.join(self.reasons[:SHOWN])}")
             code = self._run(space, what, project)
             if code:

@@ -1,5 +1,6 @@
 """What a person sees while stages run: a heading for each, its lines, its state and how long it took."""
 
+import os
 import sys
 
 from flows.dvc_process import Line
@@ -36,7 +37,10 @@ class Terminal:
     def _print(self, text: str) -> None:
         start = "\r\033[K" if self._open else ""
         self._open = False
-        print(start + text, flush=True)
+        try:
+            print(start + text, flush=True)
+        except BrokenPipeError:  # who read along has gone: `| head`, a log's reader that was killed; the work has not
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:

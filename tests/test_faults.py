@@ -4,13 +4,14 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import processes_in, wait
+from conftest import ROOT, processes_in, wait
 from fixtures.serving import Server, serving
 from test_publication import commit
 from test_training import run_training
@@ -97,6 +98,33 @@ def test_a_disk_that_is_full_leaves_no_checkpoint_that_looks_whole_and_is_told_i
     assert not [found for found in run.glob("checkpoint-*") if checkpoints.progress(found)]
     subprocess.run(["mount", "-o", "remount,size=50m", str(run)], check=True)
     assert run_training(_tiny, tmp_path).weights.is_dir()
+
+
+def test_who_read_along_may_go_away_and_the_tick_goes_on(house: House) -> None:
+    """`| head`, or a terminal's pager that was left."""
+    reading, writing = os.pipe()
+    tick = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "retrain", "one"],
+        cwd=house.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert os.read(reading, 3) == b"one"
+    os.close(reading)
+    assert tick.communicate(timeout=300)[1] == "" and tick.returncode == 0
+    assert house.decisions()[0]["outcome"] == "published"
+    house.whole("v1.0.0", 40)
+
+
+def test_what_could_not_be_published_is_said_before_any_work(house: House) -> None:
+    house.write(".dvc/config", "")
+    commit(house)
+    code, words = Tick(house).end()
+    assert code == 2 and f"{house.root}: not publishable: no DVC remote. Run `trainwright init`" in words
+    assert house.told() == []
 
 
 def test_locks_that_nobody_holds_stop_no_tick(house: House) -> None:
