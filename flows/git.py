@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import psutil
+
 from trainwright.core.errors import Fault, InputError, MachineryError
 
 NOTHING = "0" * 40  # what Git calls the commit of a ref that is not there
@@ -41,6 +43,8 @@ BUSY = (
     "shallow file has changed",
     "bad object worktrees/",  # one that is being made has no commit for a moment
 )
+TALKS = ("fetch", "push", "ls-remote")  # what talks to the remote
+DEADLINE = 300.0  # seconds that it has for that; a line that went dead would keep it for ever
 UNMADE = 5  # seconds after which nobody is making it any more
 NOBODY = ("-c", "user.name=Trainwright", "-c", "user.email=trainwright@localhost")  # who commits what no branch keeps
 ABANDONED = 600  # seconds
@@ -91,16 +95,32 @@ def git(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | N
 def raw(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | None = None) -> bytes:
     """The same as bytes."""
     own = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, input=stdin, env={**os.environ, **own}, capture_output=True, check=False
+        child = subprocess.Popen(
+            ["git", *arguments], cwd=root, env={**os.environ, **own}, stdin=pipe, stdout=pipe, stderr=pipe
         )
     except FileNotFoundError:
         raise MachineryError("There is no `git` here.") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+    with child:
+        try:
+            said, complained = child.communicate(stdin, DEADLINE if arguments[0] in TALKS else None)
+        except BaseException as error:
+            _end(child)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise GitError(f"git {arguments[0]}: the remote has not answered for {DEADLINE:.0f} s") from None
+    if child.returncode:
+        words = complained.decode(errors="replace").strip() or f"exit code {child.returncode}"
         raise GitError(f"git {arguments[0]}: {words}")
-    return done.stdout
+    return said
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a git with what it has started to talk to the remote, which would keep its pipes open."""
+    with suppress(psutil.NoSuchProcess):
+        for process in [*psutil.Process(child.pid).children(recursive=True), child]:
+            process.kill()
 
 
 def commit(root: Path, name: str) -> str | None:

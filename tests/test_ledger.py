@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import git, ledger
@@ -71,6 +72,18 @@ def test_a_lock_that_a_killed_git_left_at_the_remote_keeps_the_entry_here(
     lock.unlink()
     assert ledger.sync(clone)
     assert git.git(remote, "rev-list", "--count", "ledger") == "2"
+
+
+def test_a_remote_that_never_answers_is_left_and_the_entry_waits_here(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git.git(clone, "config", "protocol.ext.allow", "always")
+    git.git(clone, "remote", "set-url", "origin", "ext::sleep 612")
+    monkeypatch.setattr(git, "DEADLINE", 1.0)
+    ledger.record(clone, "one", {"number": 0})
+    assert [entry["number"] for entry in ledger.entries(clone, "one")] == [0]
+    started = [found for found in psutil.process_iter(["cmdline"]) if found.info["cmdline"] == ["sleep", "612"]]
+    assert not psutil.wait_procs(started, timeout=10)[1]
 
 
 def test_decisions_of_many_at_once_from_two_clones_are_all_kept(remote: Path, clone: Path, other: Path) -> None:
