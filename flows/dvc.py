@@ -245,7 +245,8 @@ class Project:
         """Bring here what dvc.lock says of `targets` (stages, or paths that they make), from the cache, else from the
         remote.
 
-        Raises MachineryError where some of it is in neither, or the remote cannot be reached.
+        Raises MachineryError where some of it is in neither, the remote cannot be reached, or what came from there is
+        not what dvc.lock says; that does not stay in the cache.
         """
         if targets:
             try:
@@ -254,6 +255,9 @@ class Project:
                 if not self.remote():
                     raise
                 self.pull(targets)
+                for stage in self._stages():
+                    if getattr(stage, "name", None) in targets:
+                        self.verify(stage.name)
 
     def pull(self, targets: Sequence[str]) -> None:
         """The same of `targets` that are known not to be here. Raises MachineryError where it cannot."""

@@ -46,6 +46,8 @@ BUSY = (
 TALKS = ("fetch", "push", "ls-remote")  # what talks to the remote
 DEADLINE = 300.0  # seconds that it has for that; a line that went dead would keep it for ever
 UNMADE = 5  # seconds after which nobody is making it any more
+# Hooks of a clone are for the commits of a person: those of `dvc install` check out and push data.
+NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
 NOBODY = ("-c", "user.name=Trainwright", "-c", "user.email=trainwright@localhost")  # who commits what no branch keeps
 ABANDONED = 600  # seconds
 PAUSE = 2.0  # seconds: the longest wait between two tries of a race
@@ -53,7 +55,11 @@ PATIENCE = 120.0  # seconds, after which it is no race: a killed git has left a 
 
 
 class GitError(MachineryError):
-    """A git command failed; carries Git's own words."""
+    """A git command failed; carries Git's own words, its exit code and what it has said all the same."""
+
+    def __init__(self, words: str, code: int = 0, said: bytes = b"") -> None:
+        super().__init__(words)
+        self.code, self.said = code, said
 
 
 class ProtectedError(GitError):
@@ -98,7 +104,7 @@ def raw(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | N
     pipe = subprocess.PIPE
     try:
         child = subprocess.Popen(
-            ["git", *arguments], cwd=root, env={**os.environ, **own}, stdin=pipe, stdout=pipe, stderr=pipe
+            ["git", *NO_HOOKS, *arguments], cwd=root, env={**os.environ, **own}, stdin=pipe, stdout=pipe, stderr=pipe
         )
     except FileNotFoundError:
         raise MachineryError("There is no `git` here.") from None
@@ -112,7 +118,7 @@ def raw(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | N
             raise GitError(f"git {arguments[0]}: the remote has not answered for {DEADLINE:.0f} s") from None
     if child.returncode:
         words = complained.decode(errors="replace").strip() or f"exit code {child.returncode}"
-        raise GitError(f"git {arguments[0]}: {words}")
+        raise GitError(f"git {arguments[0]}: {words}", child.returncode, said)
     return said
 
 
@@ -145,6 +151,25 @@ def contains(root: Path, newer: str, older: str) -> bool:
     except GitError:
         return False
     return True
+
+
+def differing(root: Path, one: str, other: str) -> list[str]:
+    """The files that are not the same at two commits, from where their histories part to the second of them."""
+    try:
+        return [path for path in git(root, "diff", "--name-only", "-z", f"{one}...{other}").split("\0") if path]
+    except GitError:  # they have no history in common
+        return files(root, other, ".")
+
+
+def merged(root: Path, one: str, other: str) -> tuple[str, list[str]]:
+    """The tree of two commits merged, on no ref, and the files in which they cannot be."""
+    try:
+        return git(root, "merge-tree", "--write-tree", "--name-only", "--no-messages", one, other), []
+    except GitError as error:
+        if error.code != 1:
+            raise
+        tree, *torn = error.said.decode(errors="surrogateescape").splitlines()
+        return tree, torn
 
 
 def changed(root: Path) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from flows import dvc, dvc_lock, git, ledger, registry
 from flows.registry import Act, Bump, Version
-from flows.workspace import Workspace, held, workspace
+from flows.workspace import Workspace, held, turn, workspace
 from trainwright import champion, operations
 from trainwright.champion import Side, TestSet, Verdict
 from trainwright.core import layout, params, tasks
@@ -31,6 +31,8 @@ from trainwright.operations import Publication, Running
 from trainwright.rows import tables
 
 PUBLISHED, UNPUBLISHED = "published", "unpublished"
+OURS = re.compile(r"dvc\.lock|data/[^/]+/(source\.json|base_model\.json|published/.*)")  # what publications write
+SHOWN = 3
 COMPARED = ("splitting", "evaluation", "postprocessing")  # what of a version a comparison reads
 Say = Callable[[str], None]
 
@@ -47,7 +49,7 @@ class State:
 class Ready:
     """A version that is made and not published yet; kept in .trainwright/unpublished/ until it is.
 
-    `commit` is V, `code` the commit that ran, `known` the versions that it was compared with or knew of, `stages` those
+    `commit` is V, `code` the commit that ran, `known` the tags that there were when it was compared, `stages` those
     whose outputs the remote must have, `waits` why it could not be published at the last try.
     """
 
@@ -129,7 +131,7 @@ def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publicati
     here = Layout(space.root, name)
     challenger = _side(here, "the challenger", pipeline)
     metrics = json.loads((here.stage("postprocessing") / "metrics.json").read_text(encoding="utf-8"))
-    known = tuple(version.version for version in registry.versions(space.home, name))
+    known = registry.seen(space.home, name)
     now = registry.in_use(space.home, name)
     if now is None:
         return replace(champion.judge(settings, challenger, [], None, [], metrics), known=known)
@@ -176,24 +178,29 @@ def publish(
     return _deliver(space.home, project, ready)
 
 
-def finish(home: Path, name: str, say: Say) -> Version | None:
-    """Publish what an earlier run has left ready, without doing any of its work again. Returns the version, if any is
-    published now; the remote being away still, or another version having come first, is said."""
+def finish(home: Path, name: str, say: Say) -> str:
+    """Publish what an earlier run has left ready, without doing any of its work again. Returns, in words, what is
+    published now, if anything; the remote being away still, or another version having come first, is said.
+
+    What came of it is in the ledger; that it waits still is no news.
+    """
     ready = _kept(home, name)
     if ready is None:
-        return None
+        return ""
     try:
         with workspace(home, name, ready.commit) as space:
             version, where = _deliver(home, dvc.Project(space.root), ready)
     except RefusedError as error:
         say(f"{name}: {error}")
-        return None
+        ledger.record(home, name, {"outcome": "refused", "words": str(error), "version": ready.version})
+        return ""
     if where == UNPUBLISHED:
-        again = _kept(home, name)
-        say(f"{name}: {ready.version} still waits to be published: {again.waits if again else ''}")
-        return None
-    say(f"{name}: {version}, ready since an earlier run, is published" + ("" if where == PUBLISHED else f". {where}"))
-    return version
+        say(f"{name}: {ready.version} still waits to be published: {why(home, name)}")
+        return ""
+    words = f"{version}, ready since an earlier run, is published" + ("" if where == PUBLISHED else f". {where}")
+    say(f"{name}: {words}")
+    ledger.record(home, name, {"outcome": PUBLISHED, "words": words, "version": ready.version})
+    return words
 
 
 def why(home: Path, name: str) -> str:
@@ -221,8 +228,17 @@ def accept(home: Path, name: str, why: str, say: Say, new_line: bool = False) ->
     frozen anew, and what follows is compared on them. Returns what was done, in words.
 
     Raises InputError where there is nothing to accept, or where parameters or data have changed too, which only a
-    retrain can answer; RefusedError where a gate says no.
+    retrain can answer; RefusedError where a gate says no; MachineryError where a version waits to be published, this
+    one or one before.
     """
+    with turn(home, name, say):
+        return _accept(home, name, why, say, new_line)
+
+
+def _accept(home: Path, name: str, because: str, say: Say, new_line: bool) -> str:
+    finish(home, name, say)
+    if waits := why(home, name):
+        raise MachineryError(f"{name}: a version waits to be published, which comes first: {waits}")
     registry.fetch(home, name)
     now = registry.in_use(home, name)
     if now is None:
@@ -233,6 +249,7 @@ def accept(home: Path, name: str, why: str, say: Say, new_line: bool = False) ->
         for each in what.chain(name):
             _put(space, each, now.commit)
         project = dvc.Project(space.root)
+        require(home, project)
         nodes = [node.name for node in project.graph(name)]
         changed = _changed_code(project, name, nodes)
         if not changed and not new_line:
@@ -242,18 +259,23 @@ def accept(home: Path, name: str, why: str, say: Say, new_line: bool = False) ->
         gates = [node for node in nodes if node.partition("@")[0].endswith("_gate")]
         for gate in gates:
             _again(project, gate, say)
-        known = tuple(version.version for version in registry.versions(home, name))
+        known = registry.seen(home, name)
         frozen = _frozen(home, now)
         side = _side(Layout(space.root, name), name, what.pipelines[name])
         if new_line:
             frozen = champion.freeze(side.rows, frozen.line + 1)
-        verdict = champion.accepted(side, frozen, f"Accepted for other code, with the results of {now}: {why}", known)
+        verdict = champion.accepted(
+            side, frozen, f"Accepted for other code, with the results of {now}: {because}", known
+        )
         version, where = publish(
             space, name, what, running, project, verdict, {"accepted": {"of": now.version, "stages": changed}},
-            bump="patch", act="accept", why=why,
+            bump="patch", act="accept", why=because,
         )  # fmt: skip
-    told = {"decision": "accepted", "version": version.version, "of": now.version, "stages": changed, "why": why}
-    ledger.record(home, name, told)
+    told = {"decision": "accepted", "version": version.version, "of": now.version, "stages": changed, "why": because}
+    waits = why(home, name)
+    ledger.record(home, name, told | ({"waits": waits} if waits else {}))
+    if waits:
+        raise MachineryError(f"{version} is accepted, and waits to be published by the next tick: {waits}")
     return f"{version} has the results of {now.version} for the code of {space.commit[:10]}: {where}"
 
 
@@ -358,14 +380,16 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
 def _published_already(home: Path, ready: Ready) -> str | None:
     """PUBLISHED where it is there already, by what was fetched last: a run may have been killed after its push.
 
-    Raises RefusedError where another version has come first.
+    Raises RefusedError where another version has come first, or has been put in use.
     """
     there = registry.versions(home, ready.name)
     if any(version.version == ready.version and version.commit == ready.commit for version in there):
         return PUBLISHED
-    if new := [version for version in there if version.version not in ready.known]:
+    if new := [tag for tag in registry.seen(home, ready.name) if tag not in ready.known]:
+        published = [version for version in there if str(version) in new]
+        what = f"{published[-1]} was published" if published else f"{registry.in_use(home, ready.name)} was put in use"
         raise RefusedError(
-            f"{new[-1]} was published meanwhile, and {ready.version} was not compared with it: it is not published. "
+            f"{what} meanwhile, and {ready.version} was not compared with it: it is not published. "
             "The next run compares it."
         )
     return None
@@ -401,6 +425,8 @@ def _beside(home: Path, head: str | None, ready: Ready, tags: Mapping[str, tuple
     beside = f"{ready.branch}-next"
     there = fetch(home, beside)
     commit = _head(home, _waiting_merged(home, head, ready), ready)
+    if there and not git.contains(home, commit, there):  # many a server takes no push that leaves commits behind
+        commit = git.make_commit(home, commit, {}, [commit, there], f"Publish {ready.name} {ready.version}")
     git.push(home, {f"refs/heads/{beside}": (commit, there), **tags})
     return (
         f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it, and all that waits "
@@ -425,7 +451,8 @@ def _head(home: Path, head: str | None, ready: Ready) -> str:
     version = _entries(home, ready.commit)
     message = f"Publish {ready.name} {ready.version}"
     if head is None:
-        return git.make_commit(home, ready.commit, {}, [ready.commit], message)
+        told = {"params.yaml": git.read(home, ready.code, "params.yaml")}  # without what was set for this run alone
+        return git.make_commit(home, ready.commit, told, [ready.commit], message)
     published = _entries(home, head)
     others = {stage: entry for stage, entry in published.items() if not _is_of(stage, ready.name)}
     new = {stage: entry for stage, entry in version.items() if stage.partition("@")[2] not in _pipelines(published)}
@@ -434,10 +461,27 @@ def _head(home: Path, head: str | None, ready: Ready) -> str:
     }
     base, giver, names = head, ready.commit, [ready.name]
     if not git.contains(home, head, ready.code):  # the branch's code is not newer
-        base, giver, names = ready.code, head, sorted(_pipelines(others))
+        base, giver, names = _code(home, head, ready), head, sorted(_pipelines(others))
         contents |= _files(home, ready.commit, base, [ready.name])
     contents |= _files(home, giver, base, names)
     return git.make_commit(home, base, contents, [head, ready.commit], message)
+
+
+def _code(home: Path, head: str, ready: Ready) -> str:
+    """The commit, or tree, that has the code of the run and what others have brought to the branch.
+
+    Raises MachineryError where the two cannot be joined.
+    """
+    theirs = [path for path in git.differing(home, ready.code, head) if not OURS.fullmatch(path)]
+    if not theirs:
+        return ready.code
+    tree, torn = git.merged(home, head, ready.code)
+    if torn := [path for path in torn if not OURS.fullmatch(path)]:
+        raise MachineryError(
+            f"the branch {ready.branch} and commit {ready.code[:10]}, of which {ready.version} is, have both changed "
+            f"{', '.join(torn[:SHOWN])}: merge that commit into the branch"
+        )
+    return tree
 
 
 def _files(home: Path, giver: str, base: str, names: Sequence[str]) -> dict[str, bytes | None]:
@@ -461,10 +505,12 @@ def _restored(stack: ExitStack, home: Path, version: Version) -> Side:
     space = stack.enter_context(workspace(home, version.name, version.commit))
     here = Layout(space.root, version.name)
     pipeline = params.load(here.params).pipeline(version.name)
-    dvc.Project(space.root).restore([f"{stage}@{version.name}" for stage in COMPARED])
+    project = dvc.Project(space.root)
+    project.restore([f"{stage}@{version.name}" for stage in COMPARED])
     told = registry.record(home, version)["went_through"]
     for stage in COMPARED:
         if layout.digest(here.stage(stage)) != told[stage]["sha256"]:
+            project.verify(f"{stage}@{version.name}")
             raise MachineryError(f"The {stage} of {version} is not what was published: its objects are damaged.")
     return _side(here, version.version, pipeline)
 

@@ -67,6 +67,12 @@ def versions(root: Path, name: str) -> list[Version]:
     return sorted(found, key=lambda version: semver.Version.parse(version.version.removeprefix("v")))
 
 
+def seen(root: Path, name: str) -> tuple[str, ...]:
+    """The tags that this clone knows of a pipeline's versions and of what was put in use."""
+    uses = [tag.name for tag in git.tags(root, f"{name}#{STAGE}#*")]
+    return (*(tag.name for tag in git.tags(root, f"{name}@*") if _version_of(tag.name)), *uses)
+
+
 def in_use(root: Path, name: str) -> Version | None:
     """The version that was put in use last; None where none is published."""
     return next((version for version in versions(root, name) if version.in_use), None)

@@ -88,10 +88,10 @@ class Retrain:
         begun = self.home / ".trainwright" / "ticks" / self.name / f"{secrets.token_hex(8)}.json"
         try:
             with server.answering(), turn(self.home, self.name, self.terminal.say):
-                _account_for_killed(self.home, self.name)
+                killed = _account_for_killed(self.home, self.name)
                 me = {"process": os.getpid(), "since": psutil.Process().create_time()}
                 write_file(begun, json.dumps(me | {"started": self.began.isoformat(timespec="seconds")}))
-                outcome, words, code, made = self._decide()
+                outcome, words, code, made = self._decide(killed)
         except TrainwrightError as error:
             outcome, words, code, made = (
                 REFUSED if error.exit_code == RefusedError.exit_code else FAILED, str(error), error.exit_code, None,
@@ -118,17 +118,19 @@ class Retrain:
         begun.unlink(missing_ok=True)
         return decision
 
-    def _decide(self) -> tuple[str, str, int, registry.Version | None]:
-        self.running = operations.load(self.home / "params.yaml")[1]
+    def _decide(self, killed: Sequence[str]) -> tuple[str, str, int, registry.Version | None]:
         if locks := git.sweep(self.home):
             self.terminal.say(f"{self.name}: a git that was killed had left {', '.join(locks)}; removed")
-        publication.finish(self.home, self.name, self.terminal.say)
         self.commit = git.head(self.home)
         self._name_what_differs()
-        head = publication.fetch(self.home, self.running.of(self.name).publication.branch)
-        self.in_use = registry.in_use(self.home, self.name)
         with workspace(self.home, self.name, self.commit) as space:
             what, self.running = self._parameters(space)
+            for words in killed:
+                notify.notify(self.running, "failed", self.name, words)
+            if done := publication.finish(self.home, self.name, self.terminal.say):
+                notify.notify(self.running, "published", self.name, done)
+            head = self._fetched()
+            self.in_use = registry.in_use(self.home, self.name)
             publication.restore(space, self.name, what, head)
             for pipeline in what.chain(self.name):
                 bring_sources(space, what.pipelines[pipeline])
@@ -148,11 +150,21 @@ class Retrain:
 
     def _parameters(self, space: Workspace) -> tuple[params.Params, operations.Running]:
         what, how = operations.load(space.root / "params.yaml")
-        if self.name not in what.pipelines and self.name in operations.load(self.home / "params.yaml")[0].pipelines:
+        if self.name not in what.pipelines and "params.yaml" in self.differs:
             reason = f"pipeline {self.name!r} is not in commit {self.commit[:10]}, which a retrain works at"
             raise InputError(Fault("params.yaml", reason, "Commit params.yaml."))
         what.pipeline(self.name)
         return what, how
+
+    def _fetched(self) -> str | None:
+        """The head of the published branch, brought here; where the remote is away, as it was brought here last."""
+        branch = self.running.of(self.name).publication.branch
+        try:
+            return publication.fetch(self.home, branch)
+        except MachineryError as error:
+            self.terminal.say(f"{self.name}: going on with what was fetched last: {error}")
+            known = publication.state(self.home, branch)
+            return known.head if known else None
 
     def _name_what_differs(self) -> None:
         self.differs = git.changed(self.home)
@@ -183,7 +195,10 @@ class Retrain:
     def _nothing(self) -> str:
         schedule = self.running.of(self.name).schedule
         after = f" Next tick: {schedule.following(datetime.now(UTC)):%Y-%m-%d %H:%M %Z}." if schedule else ""
-        since = f"{self.in_use}, in use since {self.in_use.since}" if self.in_use else "the version in use"
+        newest = registry.versions(self.home, self.name)[-1]
+        since = f"{newest}, in use since {newest.since}"
+        if self.in_use and newest != self.in_use:
+            since = f"{newest}, which was taken out of use; in use is {self.in_use}, since {self.in_use.since}"
         return (
             f"Nothing to do: no new data, code or parameters since {since}.{after} "
             f"To train all the same: trainwright retrain {self.name} --force --why REASON."
@@ -280,8 +295,9 @@ def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, st
     return _told(tick, tick.run())
 
 
-def _account_for_killed(home: Path, name: str) -> None:
-    """Put into the ledger that earlier ticks of a pipeline here ended without a decision."""
+def _account_for_killed(home: Path, name: str) -> list[str]:
+    """Put into the ledger that earlier ticks of a pipeline here ended without a decision. Returns the words of each."""
+    found = []
     for begun in sorted((home / ".trainwright" / "ticks" / name).glob("[!.]*.json")):
         told = json.loads(begun.read_text(encoding="utf-8"))
         with suppress(psutil.NoSuchProcess):
@@ -293,7 +309,9 @@ def _account_for_killed(home: Path, name: str) -> None:
             )
             killed = {"outcome": KILLED, "words": words, "started": told["started"], "tick": begun.stem}
             ledger.record(home, name, killed)
+            found.append(words)
         begun.unlink()
+    return found
 
 
 def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]) -> Decision:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Toy
 
-from flows import dvc, dvc_lock, git, publication, registry
+from flows import dvc, dvc_lock, git, ledger, publication, registry
 from flows.publication import PUBLISHED, UNPUBLISHED, Ready
 from flows.workspace import Workspace, workspace
 from trainwright import operations
@@ -59,7 +59,7 @@ def commit(toy: Toy) -> str:
 
 
 def verdict(home: Path, name: str, words: str = "It may be published.") -> Verdict:
-    known = tuple(version.version for version in registry.versions(home, name))
+    known = registry.seen(home, name)
     return Verdict(True, words, TestSet(1, ("a",), ("0" * 64,)), "f1", {"f1": 70.0}, known=known)
 
 
@@ -220,15 +220,18 @@ def test_with_a_remote_away_the_version_waits_here_and_is_published_later_withou
         version, where = publication.publish(space, "one", WHAT, RUNNING, tool, judged, {})
     assert (str(version), where) == ("one@v1.0.0", UNPUBLISHED)
     said: list[str] = []
-    assert publication.finish(project.root, "one", said.append) is None and "still waits" in said[0]
+    assert not publication.finish(project.root, "one", said.append) and "still waits" in said[0]
     rows = registry.listing(project.root, "one", publication.waiting(project.root))
     assert [(row["version"], row["state"]) for row in rows] == [("v1.0.0", "unpublished")]
     place.unlink(missing_ok=True)
     away.rename(place)
     project.write("in-one.txt", "whatever")  # nothing is run
-    found = publication.finish(project.root, "one", said.append)
-    assert str(found) == "one@v1.0.0" and registry.in_use(project.root, "one") == found
-    assert publication.finish(project.root, "one", said.append) is None
+    words = publication.finish(project.root, "one", said.append)
+    assert words == "one@v1.0.0, ready since an earlier run, is published"
+    assert str(registry.in_use(project.root, "one")) == "one@v1.0.0"
+    told = ledger.entries(project.root, "one")[0]
+    assert (told["outcome"], told["version"], told["words"]) == ("published", "v1.0.0", words)
+    assert not publication.finish(project.root, "one", said.append)
     assert publication.waiting(project.root) == {}
 
 
@@ -276,14 +279,14 @@ def test_killed_at_any_point_readers_have_the_old_version_or_the_new_and_the_nex
     assert (git.git(remote, "for-each-ref") == before) is not pushed
     finished = publication.finish(project.root, "one", lambda _: None)
     if point[1] == "_version":  # nothing was ready yet: the run is done again, from the cache
-        assert finished is None
+        assert finished == ""
         assert str(publish(project, data="new\n")[0]) == "one@v1.0.0"
     else:
-        assert str(finished) == "one@v1.0.0"
+        assert finished == "one@v1.0.0, ready since an earlier run, is published"
     assert [version.version for version in registry.versions(project.root, "one")] == ["v1.0.0"]
     assert len(registry.uses(project.root, "one")) == 1
     assert publication.waiting(project.root) == {}
-    assert publication.finish(project.root, "one", lambda _: None) is None
+    assert not publication.finish(project.root, "one", lambda _: None)
 
 
 def test_of_two_publications_of_one_pipeline_one_wins_and_the_other_says_so(project: Toy) -> None:
@@ -357,8 +360,83 @@ def test_a_lock_that_a_killed_git_left_at_the_remote_ends_in_its_words_and_the_v
     version, where = publish(project, data="new\n")
     assert where == UNPUBLISHED and "published.lock': File exists" in publication.why(project.root, "one")
     lock.unlink()
-    assert publication.finish(project.root, "one", lambda _: None) == registry.in_use(project.root, "one")
+    assert "one@v1.1.0" in publication.finish(project.root, "one", lambda _: None)
     assert version.version == "v1.1.0" and publication.why(project.root, "one") == ""
+
+
+def test_a_branch_beside_the_protected_one_only_moves_on(project: Toy, remote: Path, protection: Path) -> None:
+    """A shared repository takes no push that leaves commits behind."""
+    git.git(remote, "config", "receive.denyNonFastForwards", "true")
+    publish(project)
+    protection.chmod(0o755)
+    for data in ("new\n", "newer\n"):
+        assert "git merge origin/published-next" in publish(project, data=data)[1]
+    protection.chmod(0o644)
+    merge(project)
+    assert str(publish(project, data="newest\n")[0]) == "one@v1.3.0"
+
+
+def theirs(remote: Path, path: str, text: str) -> None:
+    """What somebody else pushes to the published branch."""
+    place = remote.parent / "colleague"
+    if not place.exists():
+        git.git(remote.parent, "clone", "--quiet", "--branch", "published", str(remote), str(place))
+    git.git(place, "pull", "--quiet")
+    (place / path).write_text(text)
+    git.git(place, "add", "--all")
+    git.git(place, "-c", "user.name=C", "-c", "user.email=c@example.org", "commit", "--quiet", "-m", "Their code")
+    git.git(place, "push", "--quiet")
+
+
+def test_code_that_others_brought_to_the_branch_stays_there(project: Toy, remote: Path) -> None:
+    publish(project)
+    theirs(remote, "fix.py", "important = True\n")
+    project.write("ours.py", "print()\n")
+    commit(project)
+    version, where = publish(project, data="new\n")
+    head = publication.fetch(project.root, "published") or ""
+    assert where == PUBLISHED and git.read(project.root, head, "fix.py") == b"important = True\n"
+    assert git.read(project.root, head, "ours.py") == b"print()\n"
+    assert shown(project, head, "data/one/source.json") == {"sha256": "new"}
+    assert git.read(project.root, version.commit, "fix.py") is None  # it is not of the code that ran
+
+
+def test_code_that_cannot_be_joined_with_others_is_named_and_the_version_waits(project: Toy, remote: Path) -> None:
+    publish(project)
+    theirs(remote, "code.py", "print('theirs')\n")
+    project.write("code.py", "print('ours')\n")
+    ours = commit(project)
+    assert publish(project, data="new\n")[1] == UNPUBLISHED
+    assert f"{ours[:10]}, of which v1.1.0 is, have both changed code.py" in publication.why(project.root, "one")
+    place = remote.parent / "colleague"
+    git.git(place, "pull", "--quiet", "--no-rebase", "--strategy-option", "ours", str(project.root), "main")
+    git.git(place, "push", "--quiet")
+    assert "one@v1.1.0" in publication.finish(project.root, "one", lambda _: None)
+    head = publication.fetch(project.root, "published") or ""
+    assert git.read(project.root, head, "code.py") == b"print('theirs')\n"
+
+
+def test_a_version_that_was_put_in_use_during_a_run_is_not_overridden(project: Toy) -> None:
+    for data in ("first\n", "second\n"):
+        publish(project, data=data)
+    late = verdict(project.root, "one")
+    registry.rollback(project.root, "one", "poisoned")
+    with workspace(project.root, "one", git.head(project.root)) as space:
+        tool = made(space, "one", "third\n")
+        with pytest.raises(RefusedError, match=r"one@v1\.0\.0 was put in use meanwhile"):
+            publication.publish(space, "one", WHAT, RUNNING, tool, late, {})
+    assert str(registry.in_use(project.root, "one")) == "one@v1.0.0"
+
+
+def test_what_is_set_for_one_run_stays_out_of_the_branch(project: Toy) -> None:
+    with workspace(project.root, "one", git.head(project.root)) as space:
+        tool = made(space, "one")
+        (space.root / "params.yaml").write_text("pipelines: {}  # for this run\n")
+        judged = verdict(project.root, "one")
+        version, _ = publication.publish(space, "one", WHAT, RUNNING, tool, judged, {})
+    head = publication.fetch(project.root, "published") or ""
+    assert git.read(project.root, version.commit, "params.yaml") == b"pipelines: {}  # for this run\n"
+    assert git.read(project.root, head, "params.yaml") == b"pipelines: {}\n"
 
 
 def test_what_several_pipelines_have_waiting_beside_a_protected_branch_merges_without_a_conflict(

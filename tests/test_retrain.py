@@ -177,6 +177,35 @@ def test_a_remote_that_is_away_delays_a_version_and_loses_none(house: Toy) -> No
     assert any(store.rglob("*"))
 
 
+def test_with_the_git_remote_away_the_work_goes_on_and_the_version_waits(house: Toy) -> None:
+    assert tick(house)[0] == 0
+    remote = house.root.parent / "remote.git"
+    remote.rename(remote.with_name("away"))
+    source(house, 50)
+    code, words = tick(house)
+    assert code == 3 and "going on with what was fetched last" in words, words
+    assert "waits to be published by the next tick: " in words
+    remote.with_name("away").rename(remote)
+    code, words = tick(house)
+    assert code == 0 and "one@v1.1.0, ready since an earlier run, is published" in words and "Nothing to do" in words
+    assert [told["outcome"] for told in decisions(house)] == ["nothing to do", "published", "unpublished", "published"]
+
+
+def test_a_broken_edit_that_nobody_committed_is_named_and_not_used(house: Toy) -> None:
+    house.write("params.yaml", "pipelines: [")
+    code, words = tick(house)
+    assert code == 0 and "not in it as they are here: params.yaml" in words, words
+
+
+def test_after_a_rollback_the_tick_says_what_was_taken_out(house: Toy) -> None:
+    assert tick(house)[0] == 0
+    source(house, 50)
+    assert tick(house)[0] == 0
+    registry.rollback(house.root, "one", "wrong in the shop")
+    code, words = tick(house)
+    assert code == 0 and "since one@v1.1.0, which was taken out of use; in use is one@v1.0.0, since" in words, words
+
+
 def test_a_source_that_nobody_can_read_ends_the_tick_in_words(house: Toy) -> None:
     (house.root.parent / "rows.jsonl").unlink()
     code, words = tick(house)

@@ -58,6 +58,17 @@ def test_neither_side_sees_what_the_other_does(project: Toy) -> None:
     assert git.git(project.root, "worktree", "list").count("\n") == 0
 
 
+def test_hooks_of_a_persons_checkout_run_in_none(project: Toy) -> None:
+    """Those of `dvc install` check out and push data, and fail where dvc is not on the path."""
+    for name in ("post-checkout", "pre-push", "reference-transaction"):
+        hook = project.root / ".git" / "hooks" / name
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text("#!/bin/sh\nexit 1\n")
+        hook.chmod(0o755)
+    with workspace(project.root, "one", git.head(project.root)) as space:
+        assert (space.root / "dvc.yaml").exists()
+
+
 def test_what_one_workspace_computed_the_next_has_from_the_cache(project: Toy) -> None:
     states = []
     for _ in range(2):

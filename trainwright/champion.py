@@ -106,7 +106,7 @@ class Comparison:
 class Verdict:
     """Whether to publish, and why, in words. `values` are all headline scores on the frozen rows.
 
-    `known` are the versions that there were when this was judged: of a newer one nothing is known here. `unmeasured`
+    `known` are the tags of versions and uses when this was judged: of a newer one nothing is known here. `unmeasured`
     are the reasons why something could not be measured, each with the ids of the rows.
     """
 
