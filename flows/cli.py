@@ -273,7 +273,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
-    root = _root() if arguments.remove else _project(None)[0]
+    root = _root()
     from flows import server
 
     server.required(root, server.STARTING)

@@ -10,7 +10,7 @@ parameters that its flow declares. Whoever has the server's password can still r
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import Flow
-from prefect.automations import ChangeFlowRunState, EventTrigger, Posture
+from prefect.automations import ChangeFlowRunState, EventTrigger, Posture, SendNotification
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
@@ -34,12 +34,15 @@ from flows import pool
 from flows.pool import POOL, TEMPLATE
 from trainwright import operations
 from trainwright.core.errors import Fault, InputError
-from trainwright.operations import RETRAIN, Running, Schedule
+from trainwright.operations import RETRAIN, Notification, Running, Schedule
 
 RETRAIN_FLOW, STAGE_FLOW = "flows.retrain.retrain", "flows.remote_stage.stage"
 # Not CANCEL_NEW: a tick that meets another one waits, then decides for itself, and leaves its decision on record.
 ONE_AT_A_TIME = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not come
+WAITS = timedelta(minutes=30)  # after which a run that has not begun is one that waits for too long
+OURS = "trainwright: "  # what the names of our automations begin with
+TELL = f"{OURS}tell "
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # The names of final states: Prefect's, those of stages (flows/remote_stage.py), and those of ticks (flows/retrain.py).
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}
@@ -61,7 +64,7 @@ def _ending(name: str, description: str, words: str, after: set[str], expect: se
         **where,
     )
     crashed = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=words, force=False)
-    return AutomationCore(name=f"trainwright: {name}", description=description, trigger=trigger, actions=[crashed])
+    return AutomationCore(name=f"{OURS}{name}", description=description, trigger=trigger, actions=[crashed])
 
 
 DEAD_RUNS = _ending(
@@ -93,6 +96,7 @@ class Wanted:
     queue: str | None = None
     fixed: tuple[tuple[str, str], ...] = ()
     schedule: Schedule | None = None
+    pool: str = POOL
 
 
 def deploy(root: Path, say: Say, retrain: str = RETRAIN_FLOW, stage: str = STAGE_FLOW) -> None:
@@ -104,15 +108,21 @@ def deploy(root: Path, say: Say, retrain: str = RETRAIN_FLOW, stage: str = STAGE
     params, running = operations.load(root / "params.yaml")
     wanted = list(_scheduled(list(params.pipelines), running, retrain))
     with pool.client() as client:
-        _blocks(client, running)
-        for line in ensure(client, (RETRAIN, *sorted(running.served())), stage):
+        blocks = _blocks(client, running)
+        other = {label: needs.pool for label, needs in running.labels.items() if needs.pool}
+        for line in ensure(client, (RETRAIN, *sorted(running.served() - other.keys())), stage):
+            say(line)
+        for line in _other_pools(client, other, stage):
             say(line)
         for deployment in wanted:
             say(_deployment(client, deployment))
         for line in _gone(client, {pool.STAGE_NAME, *(deployment.name for deployment in wanted)}):
             say(line)
-        for automation in AUTOMATIONS:
+        automations = (*AUTOMATIONS, *_telling(blocks))
+        for automation in automations:
             say(_automation(client, automation))
+        for line in _silenced(client, {automation.name for automation in automations}):
+            say(line)
 
 
 def ensure(client: SyncPrefectClient, labels: Iterable[str], stage: str = STAGE_FLOW) -> Iterator[str]:
@@ -128,9 +138,8 @@ def remove(say: Say) -> None:
     with pool.client() as client:
         for line in _gone(client, set()):
             say(line)
-        for automation in (found for ours in AUTOMATIONS for found in client.read_automations_by_name(ours.name)):
-            client.delete_automation(automation.id)
-            say(f"automation   removed: {automation.name}")
+        for line in _silenced(client, set()):
+            say(line)
         try:
             client.delete_work_pool(POOL)
             say(f"work pool    removed: {POOL}, with its queues")
@@ -161,27 +170,96 @@ def _scheduled(pipelines: list[str], running: Running, entrypoint: str) -> Itera
             yield Wanted(name, entrypoint, says, RETRAIN, (("name", name),), schedule)
 
 
-def _blocks(client: SyncPrefectClient, running: Running) -> None:
-    """Raises InputError for notification blocks that nobody has saved on the server."""
-    faults = []
+def _other_pools(client: SyncPrefectClient, labels: Mapping[str, str], stage: str) -> Iterator[str]:
+    """Queues and a deployment of stages in pools that are not ours: of Kubernetes or Docker, made by a person."""
+    for label, name in labels.items():
+        try:
+            found = client.read_work_pool(name)
+        except ObjectNotFound:
+            made = f"prefect work-pool create {name} --type kubernetes --base-job-template deploy/kubernetes-pool.json"
+            reason = f"the server has no work pool {name}"
+            raise InputError(Fault("params.yaml", reason, f"Make it: `{made}`.", f"labels.{label}.pool")) from None
+        if (found.base_job_template.get("variables") or {}).get("properties"):
+            reason = f"the job template of the work pool {name} has variables, by which a caller could run commands"
+            remedy = "Make it of deploy/kubernetes-pool.json or deploy/docker-pool.json."
+            raise InputError(Fault("params.yaml", reason, remedy, f"labels.{label}.pool"))
+        yield _queue(client, label, name)
+    for name in sorted(set(labels.values())):
+        yield _deployment(client, Wanted(name, stage, "One stage, for a worker.", pool=name))
+
+
+def _telling(blocks: Mapping[str, tuple[UUID, Notification]]) -> Iterator[AutomationCore]:
+    """Automations that tell what no run can tell itself: that it was ended, or waits for too long to begin."""
+    for slug, (block, notification) in blocks.items():
+        if "failed" in notification.events:
+            body = "It was ended without a decision: {{ flow_run.state.message }}"
+            send = SendNotification(block_document_id=block, subject="{{ flow_run.name }}: failed", body=body)
+            yield AutomationCore(
+                name=f"{TELL}{slug} of failed",
+                description="A retrain that was ended cannot say so itself.",
+                trigger=EventTrigger(
+                    posture=Posture.Reactive,
+                    match={"prefect.resource.id": "prefect.flow-run.*"},
+                    match_related={"prefect.resource.role": "flow", "prefect.resource.name": "retrain"},
+                    expect={"prefect.flow-run.Crashed"},
+                    threshold=1,
+                    within=timedelta(0),
+                ),
+                actions=[send],
+            )
+        if "waiting" in notification.events:
+            minutes = f"{WAITS.total_seconds() / 60:.0f} minutes"
+            body = f"It has waited for a worker, or for another run, for {minutes}. `trainwright status` says why."
+            send = SendNotification(block_document_id=block, subject="{{ flow_run.name }}: waiting", body=body)
+            yield AutomationCore(
+                name=f"{TELL}{slug} of waiting",
+                description="A run that nobody takes, or that waits for another of its pipeline.",
+                trigger=EventTrigger(
+                    posture=Posture.Proactive,
+                    match={"prefect.resource.id": "prefect.flow-run.*"},
+                    match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "stage"]},
+                    after={"prefect.flow-run.Late", "prefect.flow-run.AwaitingConcurrencySlot"},
+                    expect={f"prefect.flow-run.{state}" for state in {BEGUN, *TAKEN, *ENDS}},
+                    for_each={"prefect.resource.id"},
+                    threshold=1,
+                    within=WAITS,
+                ),
+                actions=[send],
+            )
+
+
+def _silenced(client: SyncPrefectClient, names: set[str]) -> Iterator[str]:
+    """Remove our automations other than `names`."""
+    for found in client.read_automations():
+        if found.name.startswith(OURS) and found.name not in names:
+            client.delete_automation(found.id)
+            yield f"automation   removed: {found.name}"
+
+
+def _blocks(client: SyncPrefectClient, running: Running) -> dict[str, tuple[UUID, Notification]]:
+    """The notification blocks of params.yaml. Raises InputError for those that nobody has saved on the server."""
+    faults, found = [], {}
     for place, notification in enumerate(running.notifications):
         kind, _, name = notification.block.partition("/")
         try:
-            client.read_block_document_by_name(name, kind, include_secrets=False)
+            known = client.read_block_document_by_name(name, kind, include_secrets=False)
+            found[notification.block] = known.id, notification
         except ObjectNotFound:
             remedy = "Save it in the server's UI under Blocks, or take it out: docs/operations.md shows both ways."
             reason = f"the server has no block {notification.block}"
             faults.append(Fault("params.yaml", reason, remedy, field=f"notifications[{place}].block"))
     if faults:
         raise InputError(*faults)
+    return found
 
 
-def _queue(client: SyncPrefectClient, name: str) -> str:
-    if pool.queue(client, name) is None:
+def _queue(client: SyncPrefectClient, name: str, of: str = POOL) -> str:
+    shown = name if of == POOL else f"{name} of the pool {of}"
+    if pool.queue(client, name, of) is None:
         with suppress(ObjectAlreadyExists):  # another worker starts at this moment
-            client.create_work_queue(name, work_pool_name=POOL)
-            return f"queue        made: {name}"
-    return f"queue        unchanged: {name}"
+            client.create_work_queue(name, work_pool_name=of)
+            return f"queue        made: {shown}"
+    return f"queue        unchanged: {shown}"
 
 
 def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
@@ -192,7 +270,7 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
     content: dict[str, Any] = {
         "entrypoint": wanted.entrypoint,
         "description": wanted.description,
-        "work_pool_name": POOL,
+        "work_pool_name": wanted.pool,
         "work_queue_name": wanted.queue or "default",
         "parameters": dict(wanted.fixed),
         "parameter_openapi_schema": _declared(flow, wanted.fixed),
@@ -203,13 +281,16 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
         found = client.read_deployment_by_name(f"{flow.name}/{wanted.name}")
     except ObjectNotFound:
         found = None
+    paused = bool(found and (found.paused or (found.schedules and not any(entry.active for entry in found.schedules))))
     if found and _same(found, content, wanted):
-        return f"deployment   unchanged: {shown}{'; paused by hand' if found.paused else ''}"
+        return f"deployment   unchanged: {shown}{'; paused by hand' if paused else ''}"
     limit = 1 if wanted.schedule else None
-    schedules = [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=True)] if wanted.schedule else []
+    schedules = (
+        [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=not paused)] if wanted.schedule else []
+    )
     flow_id = client.create_flow(flow)
     client.create_deployment(flow_id, wanted.name, schedules=schedules, concurrency_limit=limit, **content)
-    return f"deployment   {'updated' if found else 'made'}: {shown}"
+    return f"deployment   {'updated' if found else 'made'}: {shown}{'; paused by hand' if paused else ''}"
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:

@@ -69,8 +69,9 @@ def reproduce(
         raise InputError(Fault(".dvc/config", f"{stage} is sent to {label}, but there is no DVC remote", remedy))
     name = stage.partition("@")[0]
     with _server() as api:
-        journey = _Journey(api, label, 60 * running.of(layout.pipeline).wait_minutes, say)
-        deployment = journey.find_worker()
+        served_by = running.labels.get(label, Label()).pool or pool.POOL
+        journey = _Journey(api, label, served_by, 60 * running.of(layout.pipeline).wait_minutes, say)
+        deployment = journey.find_deployment()
         inputs = project.inputs(stage)
         lock = dvc_lock.of(project.entries([*dict.fromkeys(inputs.values()), stage]))
         with _travelling(project, stage) as (commit, ref):
@@ -125,21 +126,26 @@ def _travelling(project: dvc.Project, stage: str) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _asking(run: UUID) -> Iterator[None]:
-    """Give signs of life on a flow run while the block runs, from a thread that nothing else holds up."""
-    end = threading.Event()
+def _asking(run: UUID) -> Iterator[threading.Event]:
+    """Give signs of life on a flow run while the block runs, from a thread that nothing else holds up.
+
+    Each says whether the inputs are delivered, which the block tells by the event that it gets: where two write labels
+    at one moment, a server may lose what one has said.
+    """
+    end, delivered = threading.Event(), threading.Event()
 
     def beat() -> None:
         count = 0
         with pool.client() as api:
             while not end.wait(BEAT):
-                with suppress(TransportError, PrefectHTTPStatusError):  # the next one may get through
-                    api.update_flow_run_labels(run, {ASKED: (count := count + 1)})
+                with suppress(TransportError, PrefectHTTPStatusError, ObjectNotFound):  # the next one may get through
+                    count += 1
+                    api.update_flow_run_labels(run, {ASKED: count, DELIVERED: delivered.is_set()})
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield
+        yield delivered
     finally:
         end.set()
         thread.join()
@@ -150,23 +156,25 @@ class GivenUpError(MachineryError):
 
 
 class _Journey:
-    """One stage on its way: a worker found, the stage sent, watched, and its result read.
+    """One stage on its way: sent, a worker waited for, watched, and its result read.
 
-    `patience` is how many seconds it waits for a worker that is not there; NOBODY at least.
+    `served_by` is the work pool of the label. `patience` is how many seconds it waits for a worker that is not there;
+    NOBODY at least.
     """
 
-    def __init__(self, api: SyncPrefectClient, label: str, patience: float, say: Say) -> None:
-        self.api, self.label, self.patience, self.say = api, label, max(NOBODY, patience), say
+    def __init__(self, api: SyncPrefectClient, label: str, served_by: str, patience: float, say: Say) -> None:
+        self.api, self.label, self.served_by = api, label, served_by
+        self.patience, self.say = max(NOBODY, patience), say
         self._polls = Pulse()
         self._first_poll: datetime | None = None
         self._told, self._alone = float("-inf"), 0.0
 
-    def find_worker(self) -> UUID:
-        """The stage deployment's id, once a worker serves the label. Raises MachineryError where none comes."""
+    def find_deployment(self) -> UUID:
+        """The stage deployment's id, which `deploy` and workers make. Raises MachineryError where nobody comes to."""
         while True:
-            if self._is_served():
-                with suppress(ObjectNotFound):
-                    return self.api.read_deployment_by_name(pool.STAGE).id
+            with suppress(ObjectNotFound):
+                return self.api.read_deployment_by_name(pool.stage(self.served_by)).id
+            self._is_served()
             time.sleep(POLL)
 
     def run_until_kept(
@@ -192,9 +200,9 @@ class _Journey:
         except PrefectHTTPStatusError as error:
             raise MachineryError(f"the server does not take the run: {error.response.text}") from error
         try:
-            with _asking(made.id):
+            with _asking(made.id) as delivered:
                 deliver()
-                self.api.update_flow_run_labels(made.id, {DELIVERED: True})
+                delivered.set()
                 return self._result(self._until_final(made.id, seconds))
         except BaseException as error:
             self._cancel(made.id, str(error))
@@ -220,11 +228,13 @@ class _Journey:
                     if now - began > seconds + ENDING:
                         raise TimeoutError
                 elif state.is_pending():
-                    if works.still(state.type) > STARTING:
+                    if works.still(state.type) > STARTING and self.served_by == pool.POOL:  # a pod waits for its node
                         raise MachineryError(f"worker {name} took the stage and did not start it")
                 elif self._is_served():
                     self._tell(self._busy(run))
                 away = 0.0
+            except ObjectNotFound:
+                raise MachineryError("the stage's run was deleted on the server") from None
             except (TransportError, PrefectHTTPStatusError) as error:
                 works.restart()
                 self._polls.restart()
@@ -237,7 +247,7 @@ class _Journey:
     def _is_served(self) -> bool:
         """Whether a worker looks at the label's queue. Says so where none does, and raises MachineryError when that has
         lasted too long."""
-        queue = pool.queue(self.api, self.label)
+        queue = pool.queue(self.api, self.label, self.served_by)
         polled = queue.last_polled if queue else None
         self._first_poll = self._first_poll or polled
         moves = self._polls.still(polled) < ABSENT and polled != self._first_poll
@@ -267,6 +277,9 @@ class _Journey:
         )
         others = [other for other in runs if other.id != run]
         if not others:
+            queue = pool.queue(self.api, self.label, self.served_by)
+            if queue and queue.is_paused:
+                return f"the queue {self.label} is paused by hand"
             return f"the worker of {self.label} is about to take it, or is busy for another label"
         told = []
         for other in others:

@@ -71,18 +71,23 @@ def _complete(root: Path, project: dvc.Project, wishes: Wishes, ask: Ask | None)
 def place(flag: str, where: str | None) -> str | None:
     """A URL as it is, a path made absolute: relative, it would be another place in every workspace.
 
-    Raises InputError for a URL with a password in it, which would come to stand in files and messages.
+    Raises InputError for a URL with a password or a token in it, which would come to stand in files and messages.
     """
+    if where == "":
+        raise InputError(Fault("trainwright init", "is empty", f"Give it: --{flag} …", field=f"--{flag}"))
     if where is None or (SCP.match(where) and not Path(where).exists()):
         return where
     if not URL.match(where):
         return str(Path(where).expanduser().resolve())
-    if urlsplit(where).password:
+    parts = urlsplit(where)
+    if parts.password or (parts.username and parts.scheme in ("http", "https")):
         keep = {
             "git-remote": "Leave it out, and let a credential helper of Git's or an SSH key give it.",
             "dvc-remote": "Leave it out, and keep it on this machine: `dvc remote modify --local storage password …`.",
         }
-        raise InputError(Fault("trainwright init", "the URL has a password in it", keep[flag], field=f"--{flag}"))
+        raise InputError(
+            Fault("trainwright init", "the URL has a password or a token in it", keep[flag], field=f"--{flag}")
+        )
     return where
 
 

@@ -18,9 +18,11 @@ def lease(
     """Hold `count` of `devices` while the block runs; yields them as CUDA_VISIBLE_DEVICES has them ("0,2").
 
     Waits while there are not enough, and calls `watch` with what it waits for; what that raises ends the wait. All
-    users of a machine share one folder.
+    users of a machine share one folder: TRAINWRIGHT_DEVICES where it is set, as for services and containers, each of
+    which has a temporary folder of its own.
     """
-    folder = folder or Path(tempfile.gettempdir()) / "trainwright-devices"
+    shared = os.environ.get("TRAINWRIGHT_DEVICES") or Path(tempfile.gettempdir()) / "trainwright-devices"
+    folder = folder or Path(shared)
     folder.mkdir(exist_ok=True)
     with suppress(PermissionError):  # another user's, made so by them
         folder.chmod(0o1777)

@@ -17,8 +17,7 @@ from prefect.client.schemas.objects import WorkQueue
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
 POOL = "trainwright"
-STAGE_NAME = "stage"
-STAGE = f"stage/{STAGE_NAME}"  # the flow and the deployment that workers run
+STAGE_NAME = "stage"  # the deployment of the flow `stage`, which workers run
 TEMPLATE: dict[str, Any] = {
     "job_configuration": {"stream_output": True},
     "variables": {"type": "object", "properties": {}, "additionalProperties": False},
@@ -49,10 +48,15 @@ def client() -> SyncPrefectClient:
     return get_client(sync_client=True)
 
 
-def queue(api: SyncPrefectClient, label: str) -> WorkQueue | None:
-    """The queue of a label; None where there is none."""
+def stage(of: str = POOL) -> str:
+    """The flow and the deployment by which a pool's workers run stages."""
+    return f"stage/{STAGE_NAME if of == POOL else of}"
+
+
+def queue(api: SyncPrefectClient, label: str, of: str = POOL) -> WorkQueue | None:
+    """The queue of a label in a pool; None where there is none."""
     try:
-        return api.read_work_queue_by_name(label, work_pool_name=POOL)
+        return api.read_work_queue_by_name(label, work_pool_name=of)
     except ObjectNotFound:
         return None
 
@@ -86,11 +90,11 @@ def workers(api: SyncPrefectClient) -> list[Worker]:
         if error.response.status_code != HTTPStatus.NOT_FOUND:
             raise
         heard = {}  # there is no pool yet
-    said = [
-        Worker(**variable.value)
-        for variable in api.read_variables(limit=200)
-        if variable.name.startswith(RECORD) and isinstance(variable.value, dict)
-    ]
+    said = []
+    for variable in api.read_variables(limit=200):
+        if variable.name.startswith(RECORD) and isinstance(variable.value, dict):
+            with suppress(TypeError):  # somebody else's, of a name like ours
+                said.append(Worker(**variable.value))
     now, found, unknown = datetime.now(UTC), [], heard.keys() - {worker.name for worker in said}
     for worker in (*said, *(Worker(name, [], "", now.isoformat()) for name in unknown)):
         last = heard.get(worker.name)

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError
 from prefect import flow
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
 from pydantic import Field
@@ -37,6 +39,7 @@ BEAT = 1.0  # seconds between two signs of life, each way
 # while an error of ours costs little: a training keeps a checkpoint, and who asked for it sends it again.
 ORPHANED = 7.0
 SLOW = 0.3  # seconds of a server's answer, over which a sign of life that is late may be the server's doing
+DELETED = 3  # times that the server knows no such run, after which it was deleted
 LOST = 60.0  # seconds without one after which it is dead, however slow the server is
 GAVE_UP = "who asked for it has given no sign of life"
 ASKED, WORKS = "trainwright.asked", "trainwright.works"  # the labels of a flow run in which signs of life are counted
@@ -131,17 +134,21 @@ class _Watch:
             self.check()
 
     def _look(self) -> None:
-        asked, heard, count = Pulse(), Pulse(), 0
+        asked, heard, count, gone = Pulse(), Pulse(), 0, 0
         with pool.client() as api:
             while not self._end.is_set() and not self.why:
                 began = time.monotonic()
                 try:
                     api.update_flow_run_labels(self._run, {WORKS: (count := count + 1)})
                     seen = api.read_flow_run(self._run)
-                except HTTPError:  # a server that is away says nothing of who waits
+                except (HTTPError, ObjectNotFound) as error:  # a server that is away says nothing of who waits
+                    gone = gone + 1 if _is_missing(error) else 0
+                    if gone >= DELETED:
+                        self.cancelled, self.why = True, "the run was deleted on the server"
                     asked.restart()
                     heard.restart()
                 else:
+                    gone = 0
                     if time.monotonic() - began > SLOW:
                         asked.restart()
                     labels = seen.labels or {}
@@ -156,6 +163,12 @@ class _Watch:
                 self._end.wait(BEAT)
         if self.why:
             os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def _is_missing(error: Exception) -> bool:
+    return isinstance(error, ObjectNotFound) or (
+        isinstance(error, HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND
+    )
 
 
 @flow(name="stage", flow_run_name="{stage}@{pipeline}", validate_parameters=True, persist_result=False)

@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import State, StateType
 from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry, server, worker
 from flows.dvc_process import environment
 from flows.pipeline import Pipeline
+from flows.remote_stage import Name
 from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, turn, workspace
 from trainwright import champion, operations
@@ -88,10 +89,10 @@ class Retrain:
         begun = self.home / ".trainwright" / "ticks" / self.name / f"{secrets.token_hex(8)}.json"
         try:
             with server.answering(), turn(self.home, self.name, self.terminal.say):
-                killed = _account_for_killed(self.home, self.name)
+                _account_for_killed(self.home, self.name)
                 me = {"process": os.getpid(), "since": psutil.Process().create_time()}
                 write_file(begun, json.dumps(me | {"started": self.began.isoformat(timespec="seconds")}))
-                outcome, words, code, made = self._decide(killed)
+                outcome, words, code, made = self._decide()
         except TrainwrightError as error:
             outcome, words, code, made = (
                 REFUSED if error.exit_code == RefusedError.exit_code else FAILED, str(error), error.exit_code, None,
@@ -118,15 +119,13 @@ class Retrain:
         begun.unlink(missing_ok=True)
         return decision
 
-    def _decide(self, killed: Sequence[str]) -> tuple[str, str, int, registry.Version | None]:
+    def _decide(self) -> tuple[str, str, int, registry.Version | None]:
         if locks := git.sweep(self.home):
             self.terminal.say(f"{self.name}: a git that was killed had left {', '.join(locks)}; removed")
         self.commit = git.head(self.home)
         self._name_what_differs()
         with workspace(self.home, self.name, self.commit) as space:
             what, self.running = self._parameters(space)
-            for words in killed:
-                notify.notify(self.running, "failed", self.name, words)
             if done := publication.finish(self.home, self.name, self.terminal.say):
                 notify.notify(self.running, "published", self.name, done)
             head = self._fetched()
@@ -286,7 +285,7 @@ def _told(tick: Retrain, decision: Decision) -> State[Any]:
 
 
 @flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
-def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, str] | None = None) -> State[Any]:
+def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, str] | None = None) -> State[Any]:
     """Decide whether pipeline `name` is to be retrained, and do it. `changes` sets parameters for this run alone."""
     worker.end_with_worker()
     root = Path(os.environ.get("TRAINWRIGHT_ROOT") or find_root())  # the clone that a worker serves
@@ -295,9 +294,8 @@ def retrain(name: str, force: bool = False, why: str = "", changes: dict[str, st
     return _told(tick, tick.run())
 
 
-def _account_for_killed(home: Path, name: str) -> list[str]:
-    """Put into the ledger that earlier ticks of a pipeline here ended without a decision. Returns the words of each."""
-    found = []
+def _account_for_killed(home: Path, name: str) -> None:
+    """Put into the ledger that earlier ticks of a pipeline here ended without a decision."""
     for begun in sorted((home / ".trainwright" / "ticks" / name).glob("[!.]*.json")):
         told = json.loads(begun.read_text(encoding="utf-8"))
         with suppress(psutil.NoSuchProcess):
@@ -309,9 +307,7 @@ def _account_for_killed(home: Path, name: str) -> list[str]:
             )
             killed = {"outcome": KILLED, "words": words, "started": told["started"], "tick": begun.stem}
             ledger.record(home, name, killed)
-            found.append(words)
         begun.unlink()
-    return found
 
 
 def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]) -> Decision:

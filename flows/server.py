@@ -119,7 +119,9 @@ class Server:
     def __init__(self, root: Path) -> None:
         settle(root)
         self._child: subprocess.Popen[bytes] | None = None
-        if not os.environ.get("PREFECT_API_URL"):
+        if os.environ.get("PREFECT_API_URL"):
+            required()
+        else:
             self._start(Path(os.environ["PREFECT_HOME"]))
 
     def _start(self, home: Path) -> None:

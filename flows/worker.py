@@ -20,7 +20,7 @@ from pathlib import Path
 
 from flows import server
 from trainwright.core import process
-from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
 from trainwright.operations import LABEL, RETRAIN, Label, Running
 
 PARENT = "TRAINWRIGHT_WORKER_PROCESS"  # the process whose end ends the runs that it started
@@ -73,8 +73,9 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
 
     pool.settle_worker()
     machine, needs = look(), {label: running.labels.get(label, Label()) for label in labels}
-    name = f"{platform.node()}-{os.getpid()}"
     unmet = [words for label in labels for words in machine.unmet(label, needs[label])]
+    # One that is started again and again, and refused each time, leaves one record.
+    name = f"{platform.node()}-{'-'.join(labels) if unmet else os.getpid()}"
     since = datetime.now(UTC).isoformat(timespec="seconds")
     me = pool.Worker(name, list(labels), platform.node(), since, asdict(machine), "; ".join(unmet))
     try:
@@ -83,6 +84,8 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
             if not unmet:
                 list(deploy.ensure(api, labels))
             pool.announce(api, me)
+    except TrainwrightError:
+        raise
     except Exception as error:
         raise MachineryError(f"the server at {os.environ['PREFECT_API_URL']} does not answer: {error}") from error
     if unmet:
@@ -178,7 +181,10 @@ def _supervise(root: Path, name: str, labels: Sequence[str], limit: int) -> int:
     def end(*_: object) -> None:
         nonlocal told
         told = True
-        os.kill(child.pid, signal.SIGKILL)  # the kernel tells its runs to end; idle, it would not hear a first SIGTERM
+        with suppress(ProcessLookupError):  # told twice
+            os.kill(
+                child.pid, signal.SIGKILL
+            )  # the kernel tells its runs to end; idle, it would not hear a first SIGTERM
 
     for by in (signal.SIGTERM, signal.SIGINT):
         signal.signal(by, end)

@@ -74,12 +74,15 @@ def test_on_a_terminal_it_asks_for_what_is_missing_and_for_that_alone(project: T
 
 
 @pytest.mark.parametrize("flag", ["--git-remote", "--dvc-remote"])
-def test_a_url_with_a_password_in_it_is_refused_and_written_nowhere(project: Toy, bare: Path, flag: str) -> None:
+@pytest.mark.parametrize("who", ["ada:s3cret-canary", "s3cret-canary"])
+def test_a_url_with_a_password_in_it_is_refused_and_written_nowhere(
+    project: Toy, bare: Path, flag: str, who: str
+) -> None:
     wishes = {"--git-remote": str(bare), "--dvc-remote": str(bare.parent / "storage")}
-    wishes[flag] = "https://ada:s3cret-canary@example.org/models"
+    wishes[flag] = f"https://{who}@example.org/models"
     said = trainwright(project.root, "init", *(part for pair in wishes.items() for part in pair), *ARE)
     assert said.returncode == 2
-    assert flag in said.stderr and "has a password in it" in said.stderr
+    assert flag in said.stderr and "has a password or a token in it" in said.stderr
     told = subprocess.run(["grep", "-r", "s3cret-canary", str(project.root)], capture_output=True, text=True)
     assert told.stdout == "" and "s3cret-canary" not in said.stdout + said.stderr
 

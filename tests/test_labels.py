@@ -270,6 +270,58 @@ def test_a_label_that_nobody_serves_is_an_error_that_names_it_and_why_a_worker_w
     assert "Start one: `trainwright worker nowhere`" in said
 
 
+def test_a_label_may_be_served_by_another_pool(world: World) -> None:
+    """One whose workers are Prefect's own, as those of Kubernetes and Docker are; here of processes."""
+    params = json.loads(world.home.read("params.yaml"))
+    params["labels"]["clustered"], params["dispatch"]["training"] = {"pool": "cluster"}, "clustered"
+    world.home.write("params.yaml", json.dumps(params))
+    template = {"job_configuration": {"stream_output": True}, "variables": {"type": "object", "properties": {}}}
+    deploy = [sys.executable, "-m", "flows.cli", "deploy"]
+    own = {"cwd": world.home.root, "env": {**os.environ, "PYTHONPATH": str(ROOT), **world.environment}}
+    try:
+        done = subprocess.run(deploy, capture_output=True, text=True, **own)  # type: ignore[call-overload]
+        assert (
+            done.returncode == 2 and "the server has no work pool cluster. Make it: `prefect work-pool" in done.stderr
+        )
+        world.ask("/work_pools/", {"name": "cluster", "type": "process", "base_job_template": template})
+        done = subprocess.run(deploy, capture_output=True, text=True, **own)  # type: ignore[call-overload]
+        assert "clustered of the pool cluster" in done.stdout and "stage/cluster" in done.stdout, done.stderr
+        world.home.write("in.txt", "rows of a cluster\n")
+        start = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cluster", "--work-queue", "clustered"]
+        own["env"] |= {"TRAINWRIGHT_ROOT": str(world.two.root)}  # type: ignore[operator]
+        log = (world.folder / "cluster.log").open("a")
+        worker = subprocess.Popen(
+            start,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=process.die_with_parent,  # noqa: PLW1509
+            **own,  # type: ignore[call-overload]
+        )
+        try:
+            world.run("training")
+        finally:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+        assert world.home.read("b") == "two\nrows of a cluster\n"
+    finally:
+        world.home.write("params.yaml", json.dumps(PARAMS))
+
+
+def test_a_run_that_somebody_deletes_is_over_on_both_sides(world: World) -> None:
+    (world.one.root / "pid").unlink(missing_ok=True)
+    world.home.write("in.txt", "rows of a run that is deleted\n")
+    run = world.start("tokenization")
+    try:
+        stage = world.one.beating(seconds=120)
+        world.ask(f"/flow_runs/{world.newest()['id']}", method="DELETE")
+        said, errors = run.communicate(timeout=120)
+        assert run.returncode == 3 and "the stage's run was deleted on the server" in said, said + errors
+        wait(lambda: not Path(f"/proc/{stage}").exists(), 60, "the stage goes on")
+    finally:
+        run.kill()
+
+
 PARAMETERS = {
     "pipeline": "toy",
     "stage": "training",

@@ -121,7 +121,8 @@ class Label(Section):
 
     Memory in GB (10^9 bytes): of one GPU, and of the machine. `cuda` is the least version of CUDA of the driver.
     `devices` is how many GPUs one stage gets, and it sees no other; where it is not said, one if a need speaks of GPUs.
-    A training divides its steps among all that it sees.
+    A training divides its steps among all that it sees. `pool` is the work pool of Kubernetes or Docker whose workers
+    serve the label; needs are then the pool's job template's to meet.
     """
 
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
@@ -129,6 +130,7 @@ class Label(Section):
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     cpus: POSITIVE | None = None
     devices: NATURAL | None = None
+    pool: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] | None = None
 
     @property
     def gpus(self) -> int:
