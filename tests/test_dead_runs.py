@@ -3,11 +3,14 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
-from typing import Any
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, ClassVar
 
 import pytest
 from conftest import Toy, wait
+from fixtures.repository import pipelines
 from fixtures.serving import Server, serving
 
 pytestmark = pytest.mark.slow
@@ -73,6 +76,47 @@ with pool.client() as api:
 """
 
 
+TELL = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.schemas.objects import State
+from prefect.states import Crashed
+from flows import deploy, pool
+
+body = {"title": "{{subject}}", "text": "{{body}}"}
+CustomWebhookNotificationBlock(name="ops", url=sys.argv[1], json_data=body, allow_private_urls=True).save("ops")
+deploy.WAITS = timedelta(seconds=10)  # the least that Prefect takes
+for _ in range(2):
+    deploy.deploy(Path.cwd(), print)
+with pool.client() as api:
+    flows = {name: api.create_flow_from_name(name) for name in ("retrain", "another")}
+    def run(flow, *states):
+        made = api.create_deployment(flows[flow], flow, work_pool_name=pool.POOL)
+        made = api.create_flow_run_from_deployment(made, name=f"a {flow}")
+        for state in states:
+            api.set_flow_run_state(made.id, state, force=True)
+    run("another", Crashed(message="not ours"))
+    run("retrain", Crashed(message="its process has died"))
+    run("retrain", State(type="SCHEDULED", name="Late"))
+"""
+
+
+class Hook(BaseHTTPRequestHandler):
+    """Where the server's notifications come to."""
+
+    told: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing on the terminal."""
+
+
 @pytest.fixture
 def server(toy: Toy) -> Iterator[Server]:
     with serving(toy.root / "prefect") as found:
@@ -129,6 +173,22 @@ def test_a_run_whose_worker_was_killed_before_it_had_a_process_is_ended(toy: Toy
     lost = "it has not begun: its worker has died"
     wait(lambda: all(crashed(server, run, lost) for run in taken), 120, "a run that a worker took stays with it")
     assert [state(server, run)["name"] for run in (begun, pod)] == ["Running", "Submitting"]
+
+
+def test_the_server_tells_of_runs_that_were_ended_or_wait_too_long(toy: Toy, server: Server) -> None:
+    toy.write("dvc.yaml", "stages: {}\n")
+    pipelines(toy, "one", notifications=[{"block": "custom-webhook/ops", "events": ["failed", "waiting"]}])
+    with HTTPServer(("127.0.0.1", 0), Hook) as hook:
+        threading.Thread(target=hook.serve_forever, daemon=True).start()
+        lines = said(toy, server, TELL, f"http://127.0.0.1:{hook.server_port}/").splitlines()
+        tell = "trainwright: tell custom-webhook/ops of"
+        for done in ("made", "unchanged"):
+            assert {f"automation   {done}: {tell} failed", f"automation   {done}: {tell} waiting"} <= set(lines)
+        wait(lambda: len(Hook.told) >= 2, 120, "the server tells nobody")
+        hook.shutdown()
+    ended = {"title": "a retrain: failed", "text": "It was ended without a decision: its process has died"}
+    words = "It has waited for a worker, or for another run, for 0 minutes. `trainwright status` says why."
+    assert sorted(Hook.told, key=str) == sorted([ended, {"title": "a retrain: waiting", "text": words}], key=str)
 
 
 @pytest.mark.skipif("TRAINWRIGHT_SLOW" not in os.environ, reason="TRAINWRIGHT_SLOW is unset: this waits two minutes")
