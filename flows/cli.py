@@ -5,17 +5,20 @@ failed. No traceback for anything that a user can cause; one of our own making g
 """
 
 import argparse
+import errno
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
-from trainwright.core.layout import Layout, find_root
+from trainwright.core.layout import Layout, find_root, write_file
 
 if TYPE_CHECKING:
     from trainwright.core.params import Params
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # a command's name, function and what it does
 INTERRUPTED = 130
 SHOWN = 10
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # to whoever meets them, a quota or a limit of size is a full disk
 EXIT_CODES = """exit codes:
   0  done
   1  a gate or a comparison said no
@@ -39,14 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except TrainwrightError as error:
-        print(error, file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. Nothing is left running; the next run goes on from here.", file=sys.stderr)
+        _complain("Interrupted. Nothing is left running; the next run goes on from here.")
         return INTERRUPTED
     except Exception as error:  # the last resort, so that a person sees a sentence and we get the whole story
-        print(f"{type(error).__name__}: {error}. The traceback is in {_traceback()}.", file=sys.stderr)
+        _complain(_full(error) or f"{type(error).__name__}: {error}. {_traceback()}")
         return MachineryError.exit_code
+
+
+def _complain(words: str) -> None:
+    with suppress(OSError):  # a log on a full disk, say: the exit code still tells
+        print(words, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -404,16 +413,32 @@ def _project(name: str | None) -> tuple[Path, "Params", "Running", list[str]]:
     return root, loaded, running, [name] if name is not None else list(loaded.pipelines)
 
 
-def _traceback() -> Path:
-    """Keep the present exception's traceback, in the project where there is one. Returns the file."""
-    try:
-        folder = find_root() / ".trainwright" / "tracebacks"
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir())
-    path = folder / f"trainwright-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
-    return path
+def _full(error: Exception) -> str:
+    """A full disk in words, if it is that which has raised `error`; else empty."""
+    remedy = "Make room: `trainwright clean`, then `trainwright clean --versions`."
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"No space left on device{f': {error.filename}' if error.filename else ''}. {remedy}"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it says in what part of SQLite
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        says = "No space left on device" if code == sqlite3.SQLITE_FULL else f"{error}, as a full disk makes it"
+        return f"{says}: DVC's own records, in {os.environ.get('DVC_SITE_CACHE_DIR', 'its folder')}. {remedy}"
+    return ""
+
+
+def _traceback() -> str:
+    """Keep the present exception's traceback, in the project where there is one, else among temporary files. Says
+    where it is."""
+    name = f"trainwright-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    places: list[Callable[[], Path]] = [
+        lambda: find_root() / ".trainwright" / "tracebacks",
+        lambda: Path(tempfile.gettempdir()),
+    ]
+    for place in places:
+        with suppress(OSError):
+            path = place() / name
+            write_file(path, traceback.format_exc())
+            return f"The traceback is in {path}."
+    return "The traceback could not be written anywhere."
 
 
 if __name__ == "__main__":

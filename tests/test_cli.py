@@ -239,6 +239,32 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(project: Toy) -> None:
     assert path and "Traceback" in Path(path[1]).read_text()
 
 
+def test_a_full_disk_is_said_in_words_and_no_traceback_hides_it(project: Toy) -> None:
+    """As a limit on the size of files makes it: not a byte can be written."""
+    graph(project)
+    (project.root / "recipes").symlink_to(ROOT / "recipes")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        command = [sys.executable, "-c", f"{code}from flows.cli import main; sys.exit(main())", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+
+    files = {"add squad": "params.yaml", "refresh one": "source.json", "check one": ".site"}
+    for command, file in files.items():
+        done = run(*command.split())
+        assert done.returncode == 3, done.stderr
+        assert (
+            len(done.stderr.splitlines()) == 1
+            and file in done.stderr
+            and "Make room: `trainwright clean`" in done.stderr
+        )
+    shutil.rmtree(project.root / "data")
+    project.write("data", "a file where a folder should be")
+    done = run("refresh", "one")
+    assert done.returncode == 3 and done.stderr.endswith("The traceback could not be written anywhere.\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_run_leaves_no_process_and_the_next_one_succeeds(project: Toy, by: signal.Signals) -> None:
