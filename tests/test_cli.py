@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Toy, processes_in, wait
 from fixtures.hub import serving
+from fixtures.repository import repository
+from fixtures.repository import trainwright as in_process
 from ruamel.yaml import YAML
 
-from flows import dvc, pinning
+from flows import cli, dvc, pinning
 from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.layout import Layout
@@ -85,6 +87,34 @@ def test_an_unknown_pipeline_and_a_wrong_parameter_are_said_with_the_nearest_rig
     said = trainwright(project.root, "check")
     assert (said.returncode, "`epochs`" in said.stderr) == (2, True)
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "onne", "One", "none", "one\n", "*"])
+@pytest.mark.parametrize("command", ["retrain", "accept --why x"])
+def test_what_no_pipeline_is_called_is_refused_before_anything_is_made_or_decided(
+    project: Toy, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    graph(project)
+    repository(project, monkeypatch)
+    before = sorted(project.root.parent.rglob("*"))
+    said = in_process(project.root, *command.split(), name)
+    assert said.returncode == 2
+    assert ("Did you mean `one`?" if name == "onne" else "pipeline") in said.stderr
+    assert sorted(project.root.parent.rglob("*")) == before
+
+
+def test_a_pipeline_is_known_by_the_commit_too_whatever_has_become_of_the_file_here(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph(project)
+    repository(project, monkeypatch)
+    project.write("params.yaml", project.read("params.yaml").replace("two:", "three:"))
+    for name in ("two", "three"):
+        cli._known(project.root, name)
+    project.write("params.yaml", "pipelines: [")
+    cli._known(project.root, "two")
+    with pytest.raises(InputError, match="Did you mean `two`"):
+        cli._known(project.root, "twoo")
 
 
 def test_a_word_too_many_is_said_with_the_usage_of_its_command(tmp_path: Path) -> None:
