@@ -4,7 +4,9 @@ Of its own, since a server takes a run's place under its deployment's limit when
 then, and the engine ends the run minutes later, when it finds the lease of its place gone.
 """
 
+import select
 import sys
+import time
 
 from prefect import flow, pause_flow_run
 from prefect.exceptions import FlowPauseTimeout
@@ -32,18 +34,45 @@ def ask(pipeline: str, words: str, hours: float) -> str:
     asked.
     """
     if sys.stdin.isatty() and sys.stdout.isatty():
-        if input(f"Publish {pipeline} and put it to use? [yes/no] ").strip().lower() not in ("y", "yes"):
-            raise RefusedError(f"{pipeline} was not approved, at the terminal.")
-        return "at the terminal"
+        approved, who = _at_terminal(pipeline, hours)
+        if not approved:
+            raise RefusedError(f"{pipeline} was not approved, by {who}, at the terminal.")
+        return f"{who}, at the terminal"
     if server.embedded():
         reason = "approval: required, and nobody can be asked here"
         raise InputError(Fault("params.yaml", reason, "Run it in a terminal, or under a Prefect server."))
     said = _wait(pipeline, words, hours)
     if said is None:
-        raise RefusedError(f"{pipeline} was not published: nobody approved it within {hours:g} hours.")
+        raise _unanswered(pipeline, hours)
     if not said.approve:
         raise RefusedError(f"{pipeline} was not approved, by {said.who}{f': {said.why}' if said.why else ''}.")
     return f"{said.who}{f': {said.why}' if said.why else ''}"
+
+
+def _unanswered(pipeline: str, hours: float) -> RefusedError:
+    return RefusedError(f"{pipeline} was not published: nobody approved it within {hours:g} hours.")
+
+
+def _at_terminal(pipeline: str, hours: float) -> tuple[bool, str]:
+    """Whether a person at this terminal said yes, and who it was. Raises RefusedError where there was no answer."""
+    deadline = time.monotonic() + hours * 3600
+
+    def typed(question: str) -> str:
+        print(question, end=" ", flush=True)
+        if not select.select([sys.stdin], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            print()
+            raise _unanswered(pipeline, hours)
+        line = sys.stdin.readline()
+        if not line:  # Ctrl-D, or the terminal is gone
+            print()
+            raise RefusedError(f"{pipeline} was not published: the input at the terminal ended without an answer.")
+        return line.strip()
+
+    approved = typed(f"Publish {pipeline} and put it to use? [yes/no]").lower() in ("y", "yes")
+    who = ""
+    while not who:
+        who = typed("Your name, for the record:")
+    return approved, who
 
 
 def _wait(pipeline: str, words: str, hours: float) -> Approval | None:

@@ -5,17 +5,20 @@ failed. No traceback for anything that a user can cause; one of our own making g
 """
 
 import argparse
+import errno
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
-from trainwright.core.layout import Layout, find_root
+from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError, nearest
+from trainwright.core.layout import Layout, find_root, write_file
 
 if TYPE_CHECKING:
     from trainwright.core.params import Params
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # a command's name, function and what it does
 INTERRUPTED = 130
 SHOWN = 10
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # to whoever meets them, a quota or a limit of size is a full disk
 EXIT_CODES = """exit codes:
   0  done
   1  a gate or a comparison said no
@@ -39,14 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except TrainwrightError as error:
-        print(error, file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. Nothing is left running; the next run goes on from here.", file=sys.stderr)
+        _complain("Interrupted. Nothing is left running; the next run goes on from here.")
         return INTERRUPTED
     except Exception as error:  # the last resort, so that a person sees a sentence and we get the whole story
-        print(f"{type(error).__name__}: {error}. The traceback is in {_traceback()}.", file=sys.stderr)
+        _complain(_full(error) or f"{type(error).__name__}: {error}. {_traceback()}")
         return MachineryError.exit_code
+
+
+def _complain(words: str) -> None:
+    with suppress(OSError):  # a log on a full disk, say: the exit code still tells
+        print(words, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -257,6 +266,7 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     root = _root()
+    _known(root, arguments.name)
     from flows.server import Server
 
     server = Server(root)
@@ -350,12 +360,14 @@ def _models_promote(arguments: argparse.Namespace) -> int:
     from flows import registry
 
     name, _, version = arguments.version.partition("@")
+    _well_formed(name)
     print(registry.promote(root, name, version, arguments.why))
     return 0
 
 
 def _models_rollback(arguments: argparse.Namespace) -> int:
     root = _root()
+    _well_formed(arguments.name)
     from flows import registry
 
     print(registry.rollback(root, arguments.name, arguments.why))
@@ -363,7 +375,8 @@ def _models_rollback(arguments: argparse.Namespace) -> int:
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    root, *_ = _project(arguments.name)
+    root = _root()
+    _known(root, arguments.name)
     from flows import publication
 
     print(publication.accept(root, arguments.name, arguments.why, print, arguments.new_line))
@@ -404,16 +417,59 @@ def _project(name: str | None) -> tuple[Path, "Params", "Running", list[str]]:
     return root, loaded, running, [name] if name is not None else list(loaded.pipelines)
 
 
-def _traceback() -> Path:
-    """Keep the present exception's traceback, in the project where there is one. Returns the file."""
+def _well_formed(name: str) -> None:
+    """Raises InputError where no pipeline may be called `name`: it becomes part of the names of files and refs."""
+    from trainwright.core import params
+
     try:
-        folder = find_root() / ".trainwright" / "tracebacks"
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir())
-    path = folder / f"trainwright-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
-    return path
+        params.check_name(name)
+    except ValueError as error:
+        raise InputError(Fault(name, str(error), "Write it as params.yaml does.")) from None
+
+
+def _known(root: Path, name: str) -> None:
+    """Raises InputError where no pipeline is called `name`, in params.yaml as it is here or in the commit that is
+    checked out: what is decided of it would stay in the team's ledger for good."""
+    _well_formed(name)
+    from flows import git
+    from trainwright import operations
+    from trainwright.core import params
+
+    here, there = (root / "params.yaml").read_bytes(), git.read(root, "HEAD", "params.yaml") or b""
+    known = [found for text in (here, there) for found in params.names(text.decode("utf-8-sig", errors="replace"))]
+    if name not in known:
+        if not known:
+            operations.load(root / "params.yaml")  # where it cannot be read, it says why
+        remedy = nearest(name, dict.fromkeys(known)) if known else "Run `trainwright add RECIPE` to add one."
+        raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", remedy))
+
+
+def _full(error: Exception) -> str:
+    """A full disk in words, if it is that which has raised `error`; else empty."""
+    remedy = "Make room: `trainwright clean`, then `trainwright clean --versions`."
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"No space left on device{f': {error.filename}' if error.filename else ''}. {remedy}"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it says in what part of SQLite
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        says = "No space left on device" if code == sqlite3.SQLITE_FULL else f"{error}, as a full disk makes it"
+        return f"{says}: DVC's own records, in {os.environ.get('DVC_SITE_CACHE_DIR', 'its folder')}. {remedy}"
+    return ""
+
+
+def _traceback() -> str:
+    """Keep the present exception's traceback, in the project where there is one, else among temporary files. Says
+    where it is."""
+    name = f"trainwright-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    places: list[Callable[[], Path]] = [
+        lambda: find_root() / ".trainwright" / "tracebacks",
+        lambda: Path(tempfile.gettempdir()),
+    ]
+    for place in places:
+        with suppress(OSError):
+            path = place() / name
+            write_file(path, traceback.format_exc())
+            return f"The traceback is in {path}."
+    return "The traceback could not be written anywhere."
 
 
 if __name__ == "__main__":

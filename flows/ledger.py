@@ -8,6 +8,7 @@ none is lost while it is away; the next command that records or reads in earnest
 
 import json
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,19 @@ def entries(root: Path, name: str, count: int = 20) -> list[dict[str, Any]]:
 
     Nothing is fetched: `sync` does that.
     """
-    waiting = [json.loads(path.read_text(encoding="utf-8")) for path in _waiting(root, name)][::-1]
-    found = [entry for entry in waiting[:count] if isinstance(entry, dict)]
+    waiting: dict[str, Any] = {}
+    for path in reversed(_waiting(root, name)):
+        with suppress(FileNotFoundError):  # another process has just brought it to the remote
+            waiting[path.name] = json.loads(path.read_text(encoding="utf-8"))
+    found = [entry for entry in list(waiting.values())[:count] if isinstance(entry, dict)]
     ref = _fetched(root)
     if len(found) >= count or ref is None or git.commit(root, ref) is None:
         return found
     most = f"--max-count={count + len(waiting)}"  # a few may be there and still wait here
     listed = git.git(root, "log", most, "--format=", "--name-only", "--diff-filter=A", ref, "--", f"{FOLDER}/{name}/")
-    seen = {path.name for path in _waiting(root, name)}
     for path in listed.split():
         content = git.read(root, ref, path)
-        if content is not None and Path(path).name not in seen and len(found) < count:
+        if content is not None and Path(path).name not in waiting and len(found) < count:
             found.append(json.loads(content))
     return found
 

@@ -1,7 +1,7 @@
 """`trainwright status`: how things stand, for the person on duty: in a terminal, or as one JSON document.
 
-What Git, DVC and this machine know is told without a server as well. Import of Prefect happens only once a server has
-answered.
+Versions and ledger are fetched first. What Git, DVC and this machine know is told without a server as well. Import of
+Prefect happens only once a server has answered.
 """
 
 import os
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flows.pool import Worker
 
 WIDEST = 120
+PATIENCE = 10.0  # seconds that the Git remote has for each answer: who asks how things stand waits
 HELD_BACK = {
     "AwaitingConcurrencySlot": "another run of the same pipeline is running",
     "AwaitingRetry": "it failed, and is tried again: see its log",
@@ -36,13 +37,16 @@ def status(root: Path) -> Told:
     """All that is known now. Keys are stable; times are ISO 8601 in UTC, sizes are bytes, what is not known is null.
 
     `server.words` says why the server's part is missing where `server.answers` is false; then `runs`, `workers` and
-    `labels` are null: not known is not the same as none.
+    `labels` are null: not known is not the same as none. Where `remote.answers` is false, `remote.words` says why, and
+    versions and decisions are as they were when it was last reached; it is null where there is no Git remote.
     """
     params, running = operations.load(root / "params.yaml")
+    remote = _fetch(root)
     told: Told = {
         "line": 1,
         "time": _iso(datetime.now(UTC)),
         "project": {"root": str(root), "commit": git.commit(root, "HEAD")},
+        "remote": remote,
         "server": {"url": os.environ.get("PREFECT_API_URL"), "answers": False, "words": ""},
         "pipelines": [_pipeline(root, name, running) for name in params.pipelines],
         "runs": None,
@@ -58,6 +62,21 @@ def status(root: Path) -> Told:
         return told
     _serve(told, running)
     return told
+
+
+def _fetch(root: Path) -> Told:
+    """Bring the remote's versions and ledger here. Returns whether it answered."""
+    if git.remote(root) is None:
+        return {"answers": None, "words": ""}
+    whole, git.DEADLINE = git.DEADLINE, min(PATIENCE, git.DEADLINE)
+    try:
+        registry.fetch(root)
+        words = "" if ledger.sync(root) else "the ledger could not be fetched, or not what waits here be brought there"
+    except TrainwrightError as error:
+        words = str(error)
+    finally:
+        git.DEADLINE = whole
+    return {"answers": not words, "words": words and f"As it was when the remote was last reached: {words}"}
 
 
 def _pipeline(root: Path, name: str, running: Running) -> Told:
@@ -234,6 +253,8 @@ def lines(told: Told, width: int) -> Iterator[str]:
     width = min(max(width, 60), WIDEST)
     answers = f"{told['server']['url']} answers" if told["server"]["answers"] else told["server"]["words"]
     yield from _wrapped("Server", answers, width)
+    if told["remote"]["words"]:
+        yield from _wrapped("Git remote", told["remote"]["words"], width)
     yield from ("", "Pipelines", *_table(list(_pipeline_rows(told)), width))
     if told["server"]["answers"]:
         yield from ("", "Runs", *_table(list(_run_rows(told)), width, "none is running or waiting"))
@@ -255,7 +276,9 @@ def _pipeline_rows(told: Told) -> Iterator[tuple[str, ...]]:
             tick = "not deployed"
         elif entry["paused"]:
             tick = "paused"
-        words = f"{decision.get('outcome', '?')}, {_local(decision.get('time'))}" if decision else "none yet"
+        # Ticks have an outcome, the acts of `models` a decision.
+        came_to = (decision.get("outcome") or decision.get("decision", "?")) if decision else ""
+        words = f"{came_to}, {_local(decision.get('time'))}" if decision else "none yet"
         version, since = (used["version"], _local(used["since"])) if used else ("none", "")
         yield (entry["name"], version, since, tick, words)
 

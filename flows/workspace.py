@@ -144,7 +144,7 @@ def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[st
             where = f"--set {key}={text}"
             raise InputError(Fault(where, f"there is no section {'.'.join(sections)!r}", "See params.yaml."))
         told[key] = (str(place.get(last, "its default")), text)
-        place[last] = YAML(typ="safe").load(text)
+        place[last] = _value(f"--set {key}={text}", text)
     with (aside := path.with_suffix(".aside")).open("w", encoding="utf-8") as file:
         yaml.dump(tree, file)
     aside.rename(path)
@@ -155,6 +155,18 @@ def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[st
         faults = [replace(f, file=given[f.field], row="") if f.field in given else f for f in error.faults]
         raise InputError(*faults) from None
     return told
+
+
+def _value(where: str, text: str) -> object:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except (YAMLError, RecursionError) as error:
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
+        remedy = "Write the value as params.yaml would have it: --set training.epochs=2."
+        raise InputError(Fault(where, f"the value is not valid YAML: {reason}", remedy)) from None
 
 
 def _folder(home: Path) -> Path:

@@ -1,14 +1,17 @@
 """`approval: required`: a person answers in Prefect's form, and nothing but a yes publishes."""
 
 import json
+import os
+import pty
 import subprocess
+import sys
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import Toy, wait
+from conftest import ROOT, Toy, wait
 from test_accepting import project as _project  # noqa: F401  (a fixture of `house`)
 from test_deploy import NIGHTLY, client
 from test_publication import commit
@@ -27,6 +30,17 @@ for hours in (0.0005, 1):
         print("approved by", approval.ask("one", "It is better.", hours), flush=True)
     except RefusedError as error:
         print(error, flush=True)
+"""
+
+
+AT_A_TERMINAL = """
+import sys
+from flows import approval
+from trainwright.core.errors import RefusedError
+try:
+    print("approved by", approval.ask("one", "It is better.", float(sys.argv[1])))
+except RefusedError as error:
+    print(error)
 """
 
 
@@ -138,3 +152,29 @@ def test_nobody_until_the_deadline_and_a_run_set_going_without_an_answer_are_a_n
         child.kill()
     assert "one was not published: its run was resumed without an answer." in said[0], said
     assert "approved by" not in said[0] and child.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "hours", "words"),
+    [
+        ("yes\n \nAda\n", 1, "approved by Ada, at the terminal"),
+        ("no\nAda\n", 1, "one was not approved, by Ada, at the terminal."),
+        ("\x04", 1, "one was not published: the input at the terminal ended without an answer."),
+        ("yes\n\x04", 1, "one was not published: the input at the terminal ended without an answer."),
+        ("yes\n", 0.0003, "one was not published: nobody approved it within 0.0003 hours."),
+    ],
+)
+def test_at_a_terminal_too_an_answer_has_a_name_and_a_deadline(typed: str, hours: float, words: str) -> None:
+    """A pseudo-terminal stands for the person's."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", AT_A_TERMINAL, str(hours)]
+    child = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    try:
+        os.write(ours, typed.encode())
+        _, errors = child.communicate(timeout=120)
+        said = os.read(ours, 10_000).decode()
+    finally:
+        child.kill()
+        os.close(ours)
+        os.close(theirs)
+    assert said.rstrip().endswith(words) and "Traceback" not in errors, said + errors

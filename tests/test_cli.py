@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Toy, processes_in, wait
 from fixtures.hub import serving
+from fixtures.repository import repository
+from fixtures.repository import trainwright as in_process
 from ruamel.yaml import YAML
 
-from flows import dvc, pinning
+from flows import cli, dvc, pinning
 from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.layout import Layout
@@ -85,6 +87,34 @@ def test_an_unknown_pipeline_and_a_wrong_parameter_are_said_with_the_nearest_rig
     said = trainwright(project.root, "check")
     assert (said.returncode, "`epochs`" in said.stderr) == (2, True)
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "onne", "One", "none", "one\n", "*"])
+@pytest.mark.parametrize("command", ["retrain", "accept --why x"])
+def test_what_no_pipeline_is_called_is_refused_before_anything_is_made_or_decided(
+    project: Toy, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    graph(project)
+    repository(project, monkeypatch)
+    before = sorted(project.root.parent.rglob("*"))
+    said = in_process(project.root, *command.split(), name)
+    assert said.returncode == 2
+    assert ("Did you mean `one`?" if name == "onne" else "pipeline") in said.stderr
+    assert sorted(project.root.parent.rglob("*")) == before
+
+
+def test_a_pipeline_is_known_by_the_commit_too_whatever_has_become_of_the_file_here(
+    project: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph(project)
+    repository(project, monkeypatch)
+    project.write("params.yaml", project.read("params.yaml").replace("two:", "three:"))
+    for name in ("two", "three"):
+        cli._known(project.root, name)
+    project.write("params.yaml", "pipelines: [")
+    cli._known(project.root, "two")
+    with pytest.raises(InputError, match="Did you mean `two`"):
+        cli._known(project.root, "twoo")
 
 
 def test_a_word_too_many_is_said_with_the_usage_of_its_command(tmp_path: Path) -> None:
@@ -237,6 +267,32 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(project: Toy) -> None:
     (line,) = said.stderr.splitlines()
     path = re.search(r"The traceback is in (.*)\.$", line)
     assert path and "Traceback" in Path(path[1]).read_text()
+
+
+def test_a_full_disk_is_said_in_words_and_no_traceback_hides_it(project: Toy) -> None:
+    """As a limit on the size of files makes it: not a byte can be written."""
+    graph(project)
+    (project.root / "recipes").symlink_to(ROOT / "recipes")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        command = [sys.executable, "-c", f"{code}from flows.cli import main; sys.exit(main())", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+
+    files = {"add squad": "params.yaml", "refresh one": "source.json", "check one": ".site"}
+    for command, file in files.items():
+        done = run(*command.split())
+        assert done.returncode == 3, done.stderr
+        assert (
+            len(done.stderr.splitlines()) == 1
+            and file in done.stderr
+            and "Make room: `trainwright clean`" in done.stderr
+        )
+    shutil.rmtree(project.root / "data")
+    project.write("data", "a file where a folder should be")
+    done = run("refresh", "one")
+    assert done.returncode == 3 and done.stderr.endswith("The traceback could not be written anywhere.\n")
 
 
 @pytest.mark.slow

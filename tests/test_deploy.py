@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from conftest import Toy
 from fixtures.repository import pipelines, trainwright
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainwright import operations
 from trainwright.core.errors import InputError, MachineryError
@@ -215,6 +217,46 @@ def test_a_tick_in_an_hour_that_the_clocks_skip_or_repeat_comes_once(
     assert {f"{tick:%H:%M}" for tick in (ours, *that_day)} == utc
     after = Schedule(cron=cron, timezone=BERLIN).following(ours).astimezone(ZoneInfo(BERLIN))
     assert after.date() == start.date() + timedelta(days=1)
+
+
+PARTS = [
+    "*",
+    "*/2",
+    "*/40",
+    "1",
+    "4",
+    "7",
+    "5-5",
+    "2-4",
+    "4-2",
+    "1-6/2",
+    "2/2",
+    "MON",
+    "jan-mar",
+    "L",
+    "5L",
+    "W",
+    "MON#1",
+    "H",
+]
+
+
+@given(st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=2).map(",".join), min_size=4, max_size=6))
+@settings(max_examples=500)
+def test_a_schedule_that_we_take_is_one_of_prefects_and_means_the_same_there(
+    prefect_api: None, fields: list[str]
+) -> None:
+    import asyncio
+
+    from prefect.server.schemas.schedules import CronSchedule
+
+    try:
+        ours = Schedule(cron=" ".join(fields))
+    except ValueError:
+        return
+    start = datetime(2026, 3, 1, 12, 7, tzinfo=UTC)
+    (theirs,) = asyncio.run(CronSchedule(cron=ours.cron, timezone="UTC").get_dates(n=1, start=start))
+    assert ours.following(start - timedelta(minutes=1)) == theirs
 
 
 class Hook(BaseHTTPRequestHandler):

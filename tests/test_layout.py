@@ -93,3 +93,18 @@ def test_the_root_is_found_from_inside_and_only_there(tmp_path):
     fill(tmp_path, {"params.yaml": b"", "dvc.yaml": b""})
     assert find_root(tmp_path / "a" / "b") == tmp_path.resolve()
     assert find_root(tmp_path).samefile(tmp_path)
+
+
+def test_a_file_that_there_is_no_room_for_is_named_and_leaves_nothing_behind(tmp_path):
+    write_file(tmp_path / "source.json", "old")
+    code = (
+        "import pathlib, resource, sys; from trainwright.core.layout import write_file\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2, 2))\n"
+        "try:\n    write_file(pathlib.Path(sys.argv[1]), 'newer')\n"
+        "except OSError as error:\n    print(error.filename)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "source.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "source.json"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["source.json"]
+    assert (tmp_path / "source.json").read_text() == "old"

@@ -49,6 +49,24 @@ def test_decisions_wait_here_while_the_remote_is_away_and_are_brought_there_in_o
     assert not list((clone / ".trainwright" / "ledger" / "pending").rglob("*.json"))
 
 
+def test_an_entry_that_is_brought_there_while_it_is_read_is_read_from_there(
+    remote: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.rename(remote.with_name("away"))
+    ledger.record(clone, "one", {"number": 1})
+    remote.with_name("away").rename(remote)
+    waiting = ledger._waiting
+
+    def brought_meanwhile(root: Path, name: str) -> list[Path]:
+        found = waiting(root, name)
+        monkeypatch.undo()
+        assert found and ledger.sync(root)
+        return found
+
+    monkeypatch.setattr(ledger, "_waiting", brought_meanwhile)
+    assert [entry["number"] for entry in ledger.entries(clone, "one")] == [1]
+
+
 def test_a_ledger_that_somebody_took_away_comes_back_with_all_that_is_known_of_it(
     remote: Path, clone: Path, other: Path
 ) -> None:

@@ -108,6 +108,10 @@ def test_where_stages_run_is_checked_at_the_same_door(tmp_path: Path, section: s
     [
         ("schedule: {cron: tonight}", "schedule.cron", "'tonight' is not five fields of cron"),
         ('schedule: {cron: "61 2 * * *"}', "schedule.cron", "'61 2 * * *' is not five fields of cron"),
+        ('schedule: {cron: "0 0 2 * * *"}', "schedule.cron", "'0 0 2 * * *' is not five fields of cron"),
+        ('schedule: {cron: "0 2 * * 5L"}', "schedule.cron", "'0 2 * * 5L' is not five fields of cron"),
+        ('schedule: {cron: "0 2 * * 5-5"}', "schedule.cron", "'0 2 * * 5-5' is not five fields of cron"),
+        ('schedule: {cron: "0 2 */2 * 1"}', "schedule.cron", "'0 2 */2 * 1' has a * within one of two fields of days"),
         ('schedule: {cron: "0 2 * * *", timezone: Berlin}', "schedule.timezone", "'Berlin' is no time zone"),
         ("publication: {rule: beter}", "publication.rule", "input should be 'non_inferior' or 'better'"),
         ("publication: {margin: -1}", "publication.margin", "input should be greater than or equal to 0"),

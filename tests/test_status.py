@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import Toy, wait
 from fixtures.repository import git, pipelines, repository, trainwright
 from test_deploy import NIGHTLY, client, deploy
 
-from flows import ledger, status, workspace
+from flows import ledger, registry, status, workspace
 
 
 @pytest.fixture
@@ -71,6 +72,37 @@ def test_the_last_decision_is_that_of_the_ledger_though_the_remote_is_away(proje
     told = status.status(project.root)
     assert told["pipelines"][0]["last_decision"]["outcome"] == "nothing to do"
     assert "nothing to do, 20" in shown(told)
+    assert told["remote"]["answers"] is False
+    assert "Git remote As it was when the remote was last reached: git ls-remote: " in shown(told)
+
+
+def test_another_clone_is_told_what_was_published_and_put_in_use_elsewhere_since(
+    project: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, other = tmp_path / "remote.git", tmp_path / "other"
+    git(project.root, "clone", "-q", "--bare", ".", str(remote))
+    git(project.root, "remote", "add", "origin", str(remote))
+    git(project.root, "clone", "-q", str(remote), str(other))
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
+    for number in "12":
+        git(project.root, "commit", "-q", "--allow-empty", "-m", "More")
+        git(project.root, "tag", "-a", f"one@v{number}.0.0", "-m", "published")
+        git(project.root, "tag", "-a", f"one#prod#{number}", "-m", "{}")
+    git(project.root, "push", "-q", "--tags", "origin")
+    registry.rollback(project.root, "one", "worse")
+    told = status.status(other)
+    assert told["remote"] == {"answers": True, "words": ""}
+    assert told["pipelines"][0]["in_use"]["version"] == "v1.0.0"
+    assert "rolled back, 20" in shown(told) and "Git remote" not in shown(told)
+
+
+def test_a_git_remote_that_never_answers_keeps_nobody_waiting(project: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(project.root, "config", "protocol.ext.allow", "always")
+    git(project.root, "remote", "add", "origin", "ext::sleep 613")
+    monkeypatch.setattr(status, "PATIENCE", 0.5)
+    assert "the remote has not answered for 0 s" in status.status(project.root)["remote"]["words"]
 
 
 def test_a_workspace_that_is_held_and_one_that_a_crash_left_are_told_apart(project: Toy) -> None:

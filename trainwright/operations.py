@@ -19,6 +19,9 @@ from trainwright.core.yaml_file import faults, read_yaml
 
 Stage = Literal[STAGES]  # type: ignore[valid-type]
 LABEL = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+# A part of a field of cron that our reader and Prefect's take alike: not `L`, `#` or `H`, and not `5-5`, which is every
+# value to Prefect's.
+CRON = re.compile(r"(\*|(\d{1,2}|[a-z]{3})-(?!\2(/|$))(\d{1,2}|[a-z]{3}))(/\d+)?|\d{1,2}|[a-z]{3}", re.IGNORECASE)
 RETRAIN = "retrain"  # the label of the workers that run what schedules start
 Event = Literal["published", "refused", "failed", "waiting"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -51,10 +54,18 @@ class Schedule(Section):
     @field_validator("cron")
     @classmethod
     def _read(cls, value: str) -> str:
+        fields = value.split()
         try:
+            if len(fields) != 5 or not all(CRON.fullmatch(part) for field in fields for part in field.split(",")):
+                raise CronSimError
             CronSim(value, datetime.now(UTC))
         except CronSimError:
             raise ValueError(f"{value!r} is not five fields of cron, such as 0 2 * * * (every day at two)") from None
+        days, weekdays = fields[2], fields[4]
+        if "*" not in (days, weekdays) and "*" in days + weekdays:  # either of them, or both at once
+            raise ValueError(
+                f"{value!r} has a * within one of two fields of days, which readers of cron take differently"
+            )
         return value
 
     def following(self, moment: datetime) -> datetime:

@@ -127,14 +127,24 @@ def writing(target: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file in one step: aside, flushed, renamed over the old one."""
+    """Write a text file in one step: aside, flushed, renamed over the old one.
+
+    Raises OSError, which names `path`, where it cannot; then nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as aside:
-        aside.write(text)
-        aside.flush()
-        os.fsync(aside.fileno())
-    Path(aside.name).chmod(0o644)
-    Path(aside.name).rename(path)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as aside:
+            aside.write(text)
+            aside.flush()
+            os.fsync(descriptor)
+        Path(name).chmod(0o644)
+        Path(name).rename(path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
+        raise
 
 
 def flush(path: Path) -> None:

@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, nearest
@@ -385,12 +387,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _names(self) -> "Params":
         for name in self.pipelines:
-            if not NAME.match(name):
-                raise ValueError(f"pipeline name {name!r} must be lower-case words joined by hyphens")
-            if name == NOTHING:
-                raise ValueError(
-                    f"no pipeline may be called {NOTHING!r}: that is what `after` says where it waits for none"
-                )
+            check_name(name)
             self.chain(name)
             teacher = self.pipelines.get(self.pipelines[name].teacher_pipeline or "")
             if teacher and teacher.task != self.pipelines[name].task:
@@ -417,6 +414,24 @@ class Params(Section):
             remedy = nearest(name, self.pipelines) if self.pipelines else "Run `trainwright add RECIPE` to add one."
             raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", remedy))
         return self.pipelines[name]
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError where no pipeline may be called `name`."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"pipeline name {name!r} must be lower-case words joined by hyphens")
+    if name == NOTHING:
+        raise ValueError(f"no pipeline may be called {NOTHING!r}: that is what `after` says where it waits for none")
+
+
+def names(text: str) -> list[str]:
+    """The pipelines that the text of a params.yaml has, whatever is wrong with them; none where it cannot be read."""
+    try:
+        data = YAML(typ="safe").load(text)
+    except (YAMLError, RecursionError):
+        return []
+    pipelines = data.get("pipelines") if isinstance(data, dict) else None
+    return [str(name) for name in pipelines] if isinstance(pipelines, dict) else []
 
 
 def load(path: Path) -> Params:
