@@ -86,15 +86,18 @@ def retire(root: Path, names: list[str], running: Running, sure: Callable[[str],
 
 def kept(root: Path, name: str, count: int) -> dict[Version, str]:
     """The versions of a pipeline whose data stay, and why: the newest `count`, those that are or were last in use, so
-    that a rollback finds its bytes, and the best by each score on each line of comparison."""
-    versions = registry.versions(root, name)
+    that a rollback finds its bytes, and the best by each score on each line of comparison, of all and of those that no
+    rollback has taken back, among which the next comparison looks for it."""
+    versions, uses = registry.versions(root, name), registry.standing(root, name)
     found = dict.fromkeys(versions[-count:], f"one of the {count} newest")
-    for use in registry.standing(root, name)[-2:]:
+    for use in uses[-2:]:
         found |= {version: "in use, or before the one in use" for version in versions if version.commit == use.commit}
     for version in versions:
         if _holds_a_stage(root, version):
             found[version] = "it holds a stage"
-    return found | dict.fromkeys(_best(root, versions), "the best by a score")
+    stands = {use.commit for use in uses}
+    best = [*_best(root, versions), *_best(root, [version for version in versions if version.commit in stands])]
+    return found | dict.fromkeys(best, "the best by a score")
 
 
 def _holds_a_stage(root: Path, version: Version) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from conftest import Toy
 from fixtures.repository import git, pipelines, repository, trainwright
 
-from flows import dvc, workspace
+from flows import dvc, publication, registry, workspace
+from trainwright.champion import TestSet
 
 STAGE = {"cmd": "cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]}
 
@@ -29,17 +30,32 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
                        "--name", "Ada", "--email", "ada@example.org")  # fmt: skip
     assert said.returncode == 0, said.stderr
     for number, value in enumerate((10, 40, 20, 30, 25)):
-        toy.write("in.txt", f"version {number}")
-        dvc.Project(toy.root).reproduce("report@one", lambda _: None, 600)
-        record = {"frozen": {"line": 1, "values": {"f1": value}}}
-        toy.write("data/one/published/version.json", json.dumps(record))
-        git(toy.root, "add", ".")
-        git(toy.root, "commit", "-q", "-m", f"Version {number}")
-        git(toy.root, "tag", "-a", f"one@v1.{number}.0", "-m", "published")
-        git(toy.root, "tag", "-a", f"one#prod#{number + 1}", "-m", json.dumps({"act": "publish"}))
-    shutil.copytree(toy.root / ".dvc" / "cache" / "files", store(toy) / "files")  # what `dvc push --all-tags` would do
-    git(toy.root, "push", "-q", "--tags", "origin", "HEAD:refs/heads/published")
+        publish(toy, number, value)
+    deliver(toy)
     return toy
+
+
+def publish(toy: Toy, number: int, value: float) -> None:
+    toy.write("in.txt", f"version {number}")
+    dvc.Project(toy.root).reproduce("report@one", lambda _: None, 600)
+    record = {"frozen": {"line": 1, "values": {"f1": value}}}
+    toy.write("data/one/published/version.json", json.dumps(record))
+    git(toy.root, "add", ".")
+    git(toy.root, "commit", "-q", "-m", f"Version {number}")
+    git(toy.root, "tag", "-a", f"one@v1.{number}.0", "-m", "published")
+    use(toy, number, "publish")
+
+
+def use(toy: Toy, number: int, act: registry.Act) -> None:
+    """Put a version in use, as its publication does, or a promotion or a rollback."""
+    ref, tag = registry.use_tag(toy.root, "one", git(toy.root, "rev-parse", f"one@v1.{number}.0^{{}}"), act, "")
+    git(toy.root, "update-ref", ref, tag)
+
+
+def deliver(toy: Toy) -> None:
+    """What `dvc push --all-tags` and `git push` would do."""
+    shutil.copytree(toy.root / ".dvc" / "cache" / "files", store(toy) / "files", dirs_exist_ok=True)
+    git(toy.root, "push", "-q", "--tags", "origin", "HEAD:refs/heads/published")
 
 
 def store(project: Toy) -> Path:
@@ -72,6 +88,21 @@ def test_what_no_kept_version_needs_goes_from_cache_and_remote_and_kept_ones_sti
             dvc.Project(space.root).restore(["report@one"])
             assert (space.root / "out.txt").read_text() == f"version {number}"
     assert trainwright(project.root, "clean", "--versions", "--yes").stdout.count("removed      nothing") == 1
+
+
+def test_after_a_rollback_the_version_that_the_next_comparison_takes_for_the_best_stays(project: Toy) -> None:
+    """1, the best of all, was taken back; of those that stand it is 2 then, which is neither new nor in use."""
+    use(project, 0, "rollback")
+    use(project, 2, "promote")
+    publish(project, 5, 15)
+    publish(project, 6, 12)
+    deliver(project)
+    line = publication._line(project.root, "one", TestSet(1, (), ()))
+    best = publication._best(project.root, line, "f1", {})
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 0, said.stderr
+    assert f"{best}: kept, the best by a score" in said.stdout and str(best) == "one@v1.2.0"
+    assert outputs(project, store(project)) == {"0", "1", "2", "5", "6"}
 
 
 def test_what_a_branch_a_stage_a_run_or_another_project_may_need_stays(project: Toy) -> None:
