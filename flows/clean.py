@@ -58,7 +58,7 @@ def retire(root: Path, names: list[str], running: Running, sure: Callable[[str],
     `sure` is asked once, after everything has been told. Raises MachineryError where a retrain is running here, since
     what it makes stands in no version yet, or where a remote cannot be reached.
     """
-    registry.fetch(root)
+    _fetch(root)
     dropped = []
     for name in names:
         if count := running.of(name).retention.versions:
@@ -82,6 +82,12 @@ def retire(root: Path, names: list[str], running: Running, sure: Callable[[str],
                 say(f"removed      {line}")
         else:
             say("removed      nothing")
+
+
+def _fetch(root: Path) -> None:
+    """Bring here all of the remote that may need data: versions, and the branches and experiments of others."""
+    git.fetch(root, "+refs/tags/*:refs/tags/*", f"+refs/heads/*:refs/remotes/{git.remote(root)}/*")
+    git.fetch(root, "+refs/exps/*:refs/trainwright/exps/*", prune=True)
 
 
 def kept(root: Path, name: str, count: int) -> dict[Version, str]:

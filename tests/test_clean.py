@@ -24,9 +24,8 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
     toy.stages(report__one=STAGE)
     toy.write("in.txt", "start")
     repository(toy, monkeypatch)
-    bare = toy.root.parent / f"{toy.root.name}-bare.git"
-    git(toy.root, "init", "-q", "--bare", str(bare))
-    said = trainwright(toy.root, "init", "--git-remote", str(bare), "--dvc-remote", str(store(toy)),
+    git(toy.root, "init", "-q", "--bare", str(bare(toy)))
+    said = trainwright(toy.root, "init", "--git-remote", str(bare(toy)), "--dvc-remote", str(store(toy)),
                        "--name", "Ada", "--email", "ada@example.org")  # fmt: skip
     assert said.returncode == 0, said.stderr
     for number, value in enumerate((10, 40, 20, 30, 25)):
@@ -56,6 +55,10 @@ def deliver(toy: Toy) -> None:
     """What `dvc push --all-tags` and `git push` would do."""
     shutil.copytree(toy.root / ".dvc" / "cache" / "files", store(toy) / "files", dirs_exist_ok=True)
     git(toy.root, "push", "-q", "--tags", "origin", "HEAD:refs/heads/published")
+
+
+def bare(project: Toy) -> Path:
+    return project.root.parent / f"{project.root.name}-bare.git"
 
 
 def store(project: Toy) -> Path:
@@ -103,6 +106,19 @@ def test_after_a_rollback_the_version_that_the_next_comparison_takes_for_the_bes
     assert said.returncode == 0, said.stderr
     assert f"{best}: kept, the best by a score" in said.stdout and str(best) == "one@v1.2.0"
     assert outputs(project, store(project)) == {"0", "1", "2", "5", "6"}
+
+
+@pytest.mark.parametrize("ref", ["refs/heads/theirs", "refs/exps/12/34/theirs"])
+def test_what_a_branch_or_an_experiment_of_somebody_else_needs_stays(project: Toy, ref: str) -> None:
+    """It is on the remote, and this clone has never heard of it."""
+    git(bare(project), "update-ref", ref, git(project.root, "rev-parse", "one@v1.2.0^{}"))
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 0, said.stderr
+    assert "2" in outputs(project, store(project))
+    git(bare(project), "update-ref", "-d", ref)
+    git(project.root, "fetch", "-q", "--prune")
+    trainwright(project.root, "clean", "--versions", "--yes")
+    assert "2" not in outputs(project, store(project))
 
 
 def test_what_a_branch_a_stage_a_run_or_another_project_may_need_stays(project: Toy) -> None:
