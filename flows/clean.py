@@ -55,9 +55,22 @@ def _empty_folders(root: Path) -> None:
 def retire(root: Path, names: list[str], running: Running, sure: Callable[[str], bool], say: Say) -> None:
     """Remove from cache and remote what only versions need that `retention` in params.yaml lets go.
 
-    `sure` is asked once, after everything has been told. Raises MachineryError where a retrain is running here, since
-    what it makes stands in no version yet, or where a remote cannot be reached.
+    `sure` is asked once, after everything has been told. What a run makes stands in no version yet: no pipeline is
+    retrained from this checkout until this returns. Raises MachineryError where something is running here already, or
+    where a remote cannot be reached.
     """
+    with workspace.all_turns(root, sorted({*names, *registry.known(root)})):
+        _nothing_runs(root)
+        _retire(root, names, running, sure, say)
+
+
+def _nothing_runs(root: Path) -> None:
+    """Raise MachineryError where somebody holds a workspace: `compare` and `accept` do so, and take no turn."""
+    if busy := [str(space["name"]) for space in workspace.listed(root) if space["held"]]:
+        raise MachineryError(f"something is running here ({', '.join(busy)})")
+
+
+def _retire(root: Path, names: list[str], running: Running, sure: Callable[[str], bool], say: Say) -> None:
     _fetch(root)
     dropped = []
     for name in names:
@@ -72,12 +85,11 @@ def retire(root: Path, names: list[str], running: Running, sure: Callable[[str],
     if not dropped:
         say("removed      nothing")
         return
-    if busy := [str(space["name"]) for space in workspace.listed(root) if space["held"]]:
-        raise MachineryError(f"a retrain is running here ({', '.join(busy)}): nothing is removed meanwhile")
     with _beside(root, {version.commit for version in dropped}) as project:
         for line in project.collect(dry=True):
             say(f"would remove {line}")
         if sure(f"Remove the data of {len(dropped)} versions?"):
+            _nothing_runs(root)  # the answer may have been long in coming
             for line in project.collect(dry=False):
                 say(f"removed      {line}")
         else:

@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import Toy
 from fixtures.repository import git, pipelines, repository, trainwright
 
-from flows import dvc, publication, registry, workspace
+from flows import clean, dvc, publication, registry, workspace
+from trainwright import operations
 from trainwright.champion import TestSet
+from trainwright.core.errors import MachineryError
 
 STAGE = {"cmd": "cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]}
 
@@ -125,7 +129,7 @@ def test_what_a_branch_a_stage_a_run_or_another_project_may_need_stays(project: 
     git(project.root, "branch", "mine", "one@v1.2.0^{}")
     with workspace.workspace(project.root, "one", "HEAD"):
         said = trainwright(project.root, "clean", "--versions", "--yes")
-    assert said.returncode == 3 and "a retrain is running here" in said.stderr
+    assert said.returncode == 3 and "something is running here (one-" in said.stderr
     trainwright(project.root, "clean", "--versions", "--yes")
     assert "2" in outputs(project, store(project))
     git(project.root, "branch", "-D", "mine")
@@ -136,6 +140,29 @@ def test_what_a_branch_a_stage_a_run_or_another_project_may_need_stays(project: 
     said = trainwright(project.root, "clean", "--versions", "--yes")
     assert said.returncode == 2 and "is not this project's alone" in said.stderr
     assert "2" in outputs(project, store(project))
+
+
+def test_no_retrain_begins_between_the_look_and_the_end_and_what_begins_all_the_same_stops_it(project: Toy) -> None:
+    def retire(meanwhile: Callable[[], object]) -> None:
+        running = operations.load(project.root / "params.yaml")[1]
+        clean.retire(project.root, ["one"], running, lambda _: bool(meanwhile()) or True, lambda _: None)
+
+    turn = project.root / ".trainwright" / "turns" / "one"
+    waits = pytest.raises(MachineryError, match=rf"is running here \(one, process {os.getpid()}\)")
+    with workspace.turn(project.root, "one", print), waits:  # a tick that has no workspace yet
+        retire(lambda: pytest.fail("it asks"))
+
+    def tick() -> None:
+        with pytest.raises(BlockingIOError), workspace.held(turn, wait=False):
+            pytest.fail("a retrain could have begun")
+
+    with ExitStack() as stack, pytest.raises(MachineryError, match="something is running here"):
+        retire(lambda: stack.enter_context(workspace.workspace(project.root, "one", "HEAD")))  # as `compare` does
+    assert "2" in outputs(project, store(project))
+    retire(tick)
+    assert "2" not in outputs(project, store(project))
+    with workspace.held(turn, wait=False):
+        pass
 
 
 def test_what_crashes_left_goes_and_what_is_new_or_held_stays(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
