@@ -94,7 +94,36 @@ def test_what_no_kept_version_needs_goes_from_cache_and_remote_and_kept_ones_sti
         ) as space:
             dvc.Project(space.root).restore(["report@one"])
             assert (space.root / "out.txt").read_text() == f"version {number}"
-    assert trainwright(project.root, "clean", "--versions", "--yes").stdout.count("removed      nothing") == 1
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.stdout.count("removed      nothing") == 1 and "one@v1.2.0: its data are removed" in said.stdout
+
+
+def test_a_version_that_loses_its_data_is_told_of_before_they_go_and_never_chosen_again(project: Toy) -> None:
+    def line() -> list[str]:
+        return [v.version for v in publication._line(project.root, "one", TestSet(1, (), ()))]
+
+    hook = bare(project) / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 3 and "2" in outputs(project, store(project)) and "v1.2.0" in line()
+    hook.unlink()
+    trainwright(project.root, "clean", "--versions", "--yes")
+    assert git(bare(project), "tag", "--list", "*!") == "one@v1.2.0!" and "2" not in outputs(project, store(project))
+    assert line() == ["v1.0.0", "v1.1.0", "v1.3.0", "v1.4.0"]
+    said = trainwright(project.root, "models", "promote", "one@v1.2.0")
+    assert said.returncode == 2 and "has its data: v1.0.0, v1.1.0, v1.3.0" in said.stderr
+    assert trainwright(project.root, "models", "rollback", "one").returncode == 0
+    said = trainwright(project.root, "models", "rollback", "one")
+    assert said.returncode == 2 and "one@v1.2.0: its data are removed" in said.stderr
+
+
+def test_a_version_that_is_put_in_use_while_it_asks_keeps_its_data(project: Toy) -> None:
+    def sure(_: str) -> bool:
+        return registry.promote(project.root, "one", "v1.2.0").startswith("one@v1.2.0 is in use")
+
+    clean.retire(project.root, ["one"], operations.load(project.root / "params.yaml")[1], sure, print)
+    assert "2" in outputs(project, store(project)) and not git(project.root, "tag", "--list", "*!")
 
 
 def test_after_a_rollback_the_version_that_the_next_comparison_takes_for_the_best_stays(project: Toy) -> None:
@@ -130,8 +159,9 @@ def test_what_a_branch_a_stage_a_run_or_another_project_may_need_stays(project: 
     with workspace.workspace(project.root, "one", "HEAD"):
         said = trainwright(project.root, "clean", "--versions", "--yes")
     assert said.returncode == 3 and "something is running here (one-" in said.stderr
-    trainwright(project.root, "clean", "--versions", "--yes")
-    assert "2" in outputs(project, store(project))
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert "one@v1.2.0: not kept, but others need its data" in said.stdout
+    assert "2" in outputs(project, store(project)) and not git(project.root, "tag", "--list", "*!")
     git(project.root, "branch", "-D", "mine")
     git(project.root, "tag", "-a", "one#staging#1", "-m", "{}", "one@v1.2.0^{}")
     assert "one@v1.2.0: kept, it holds a stage" in trainwright(project.root, "clean", "--versions", "--yes").stdout
