@@ -15,7 +15,7 @@ from pathlib import Path
 from flows import dvc, dvc_lock, git, registry, workspace
 from flows.registry import Version
 from trainwright.core.errors import Fault, InputError, MachineryError
-from trainwright.operations import Running
+from trainwright.operations import Retention, Running
 
 OLD = 14 * 24 * 3600  # seconds; what tells of a failure is kept for as long
 KEPT_BY_AGE = ("tracebacks", "refusals", "failures", "quarantine")
@@ -78,7 +78,7 @@ def _retire(root: Path, names: list[str], running: Running, sure: Callable[[str]
         went = "its data are removed" if version.removed else "not kept, but others need its data"
         say(f"version      {version}: {f'kept, {reason}' if reason else 'its data go' if version in losing else went}")
     for name in names:
-        if running.of(name).retention.versions is None:
+        if running.of(name).retention is None:
             say(f"version      {name}: all are kept, it has no `retention` in params.yaml")
     if not dropped:
         say("removed      nothing")
@@ -110,8 +110,8 @@ def _why(root: Path, names: list[str], running: Running) -> dict[Version, str]:
     _fetch(root)
     found: dict[Version, str] = {}
     for name in names:
-        if count := running.of(name).retention.versions:
-            found |= dict.fromkeys(registry.versions(root, name), "") | kept(root, name, count)
+        if retention := running.of(name).retention:
+            found |= dict.fromkeys(registry.versions(root, name), "") | kept(root, name, retention)
     return found
 
 
@@ -140,13 +140,18 @@ def _fetch(root: Path) -> None:
     git.fetch(root, "+refs/exps/*:refs/trainwright/exps/*", prune=True)
 
 
-def kept(root: Path, name: str, count: int) -> dict[Version, str]:
-    """The versions of a pipeline whose data stay, and why: the newest `count`, those that are or were last in use, so
-    that a rollback finds its bytes, and the best by each score on each line of comparison, of all and of those that no
-    rollback has taken back, among which the next comparison looks for it."""
+def kept(root: Path, name: str, retention: Retention) -> dict[Version, str]:
+    """The versions of a pipeline whose data stay, and why: the newest, as `retention` says, one at least, from which a
+    retrain goes on; those that are or were last in use, so that a rollback finds its bytes; and the best by each score
+    on each line of comparison, of all and of those that no rollback has taken back, among which the next comparison
+    looks for it."""
     every, uses = registry.versions(root, name), registry.standing(root, name)
     versions = [version for version in every if not version.removed]
-    found = dict.fromkeys(versions[-count:], f"one of the {count} newest")
+    found = dict.fromkeys(versions[-1:], "the newest")
+    if size := retention.gigabytes:
+        found |= dict.fromkeys(_within(root, versions, size * 1e9), f"among the newest {size:g} GB")
+    if count := retention.versions:
+        found |= dict.fromkeys(versions[-count:], f"one of the {count} newest")
     for use in uses[-2:]:
         found |= {version: "in use, or before the one in use" for version in every if version.commit == use.commit}
     for version in versions:
@@ -155,6 +160,16 @@ def kept(root: Path, name: str, count: int) -> dict[Version, str]:
     stands = {use.commit for use in uses}
     best = [*_best(root, versions), *_best(root, [version for version in versions if version.commit in stands])]
     return found | dict.fromkeys(best, "the best by a score")
+
+
+def _within(root: Path, versions: list[Version], size: float) -> Iterator[Version]:
+    """The newest versions whose outputs together are no more than so many bytes; what two share counts once."""
+    seen: dict[str, int] = {}
+    for version in reversed(versions):
+        seen |= _outputs(git.read(root, version.commit, "dvc.lock"), version.name)
+        if sum(seen.values()) > size:
+            return
+        yield version
 
 
 def _holds_a_stage(root: Path, version: Version) -> bool:

@@ -118,6 +118,23 @@ def test_a_version_that_loses_its_data_is_told_of_before_they_go_and_never_chose
     assert said.returncode == 2 and "one@v1.2.0: its data are removed" in said.stderr
 
 
+@pytest.mark.parametrize(
+    "gigabytes, count, newest",
+    [(27e-9, None, "2 3 4 5"), (26e-9, None, "3 4 5"), (1e-9, None, "5"), (1e-9, 2, "4 5"), (27e-9, 2, "2 3 4 5")],
+)
+def test_the_newest_versions_stay_that_fit_into_so_much_disk_or_are_so_many(
+    project: Toy, gigabytes: float, count: int | None, newest: str
+) -> None:
+    """Each has an output of 9 bytes, and 5 that of 4, which counts once. Their scores say which stay as the best."""
+    git(project.root, "commit", "-q", "--allow-empty", "-m", "Version 5")
+    git(project.root, "tag", "-a", "one@v1.5.0", "-m", "published")
+    git(project.root, "tag", "-d", *git(project.root, "tag", "--list", "one#*").split())
+    found = clean.kept(project.root, "one", operations.Retention(versions=count, gigabytes=gigabytes))
+    said = {version.version[3]: why for version, why in found.items()}
+    assert {version for version, why in said.items() if "newest" in why} == set(newest.split())
+    assert {version for version, why in said.items() if why == "the best by a score"} == {"0", "1"}
+
+
 def test_a_version_that_is_put_in_use_while_it_asks_keeps_its_data(project: Toy) -> None:
     def sure(_: str) -> bool:
         return registry.promote(project.root, "one", "v1.2.0").startswith("one@v1.2.0 is in use")
