@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows import dvc, git, registry, workspace
+from flows import dvc, dvc_lock, git, registry, workspace
 from flows.registry import Version
 from trainwright.core.errors import Fault, InputError, MachineryError
-from trainwright.operations import Running
+from trainwright.operations import Retention, Running
 
 OLD = 14 * 24 * 3600  # seconds; what tells of a failure is kept for as long
 KEPT_BY_AGE = ("tracebacks", "refusals", "failures", "quarantine")
@@ -55,46 +55,121 @@ def _empty_folders(root: Path) -> None:
 def retire(root: Path, names: list[str], running: Running, sure: Callable[[str], bool], say: Say) -> None:
     """Remove from cache and remote what only versions need that `retention` in params.yaml lets go.
 
-    `sure` is asked once, after everything has been told. Raises MachineryError where a retrain is running here, since
-    what it makes stands in no version yet, or where a remote cannot be reached.
+    `sure` is asked once, after everything has been told. What a run makes stands in no version yet: no pipeline is
+    retrained from this checkout until this returns. Raises MachineryError where something is running here already, or
+    where a remote cannot be reached.
     """
-    registry.fetch(root)
-    dropped = []
+    with workspace.all_turns(root, sorted({*names, *registry.known(root)})):
+        _nothing_runs(root)
+        _retire(root, names, running, sure, say)
+
+
+def _nothing_runs(root: Path) -> None:
+    """Raise MachineryError where somebody holds a workspace: `compare` and `accept` do so, and take no turn."""
+    if busy := [str(space["name"]) for space in workspace.listed(root) if space["held"]]:
+        raise MachineryError(f"something is running here ({', '.join(busy)})")
+
+
+def _retire(root: Path, names: list[str], running: Running, sure: Callable[[str], bool], say: Say) -> None:
+    why = _why(root, names, running)
+    dropped = [version for version, reason in why.items() if not reason]
+    losing = _losing(root, dropped)
+    for version, reason in why.items():
+        went = "its data are removed" if version.removed else "not kept, but others need its data"
+        say(f"version      {version}: {f'kept, {reason}' if reason else 'its data go' if version in losing else went}")
     for name in names:
-        if count := running.of(name).retention.versions:
-            keep = kept(root, name, count)
-            for version in registry.versions(root, name):
-                why = keep.get(version)
-                say(f"version      {version}: {f'kept, {why}' if why else 'its data go'}")
-                dropped += [] if why else [version]
-        else:
+        if running.of(name).retention is None:
             say(f"version      {name}: all are kept, it has no `retention` in params.yaml")
     if not dropped:
         say("removed      nothing")
         return
-    if busy := [str(space["name"]) for space in workspace.listed(root) if space["held"]]:
-        raise MachineryError(f"a retrain is running here ({', '.join(busy)}): nothing is removed meanwhile")
-    with _beside(root, {version.commit for version in dropped}) as project:
+    with _beside(root, dropped) as project:
         for line in project.collect(dry=True):
             say(f"would remove {line}")
-        if sure(f"Remove the data of {len(dropped)} versions?"):
-            for line in project.collect(dry=False):
-                say(f"removed      {line}")
-        else:
-            say("removed      nothing")
+    if not sure(f"Remove the data of {len(losing)} versions?"):
+        say("removed      nothing")
+        return
+    _nothing_runs(root)  # the answer may have been long in coming
+    dropped = _still(root, names, running, dropped)
+    registry.remove(root, [version for version in losing if version in dropped])
+    with _beside(root, _still(root, names, running, dropped)) as project:
+        for line in project.collect(dry=False):
+            say(f"removed      {line}")
 
 
-def kept(root: Path, name: str, count: int) -> dict[Version, str]:
-    """The versions of a pipeline whose data stay, and why: the newest `count`, those that are or were last in use, so
-    that a rollback finds its bytes, and the best by each score on each line of comparison."""
-    versions = registry.versions(root, name)
-    found = dict.fromkeys(versions[-count:], f"one of the {count} newest")
-    for use in registry.standing(root, name)[-2:]:
-        found |= {version: "in use, or before the one in use" for version in versions if version.commit == use.commit}
+def _still(root: Path, names: list[str], running: Running, dropped: list[Version]) -> list[Version]:
+    """Those of `dropped` that nobody has put in use, or else made worth keeping, meanwhile. What others have published
+    meanwhile is here then."""
+    commits = {version.commit for version, reason in _why(root, names, running).items() if not reason}
+    return [version for version in dropped if version.commit in commits]
+
+
+def _why(root: Path, names: list[str], running: Running) -> dict[Version, str]:
+    """The versions of every pipeline that has `retention`, by what the remote has now, and why the data of each stay;
+    "" where they do not."""
+    _fetch(root)
+    found: dict[Version, str] = {}
+    for name in names:
+        if retention := running.of(name).retention:
+            found |= dict.fromkeys(registry.versions(root, name), "") | kept(root, name, retention)
+    return found
+
+
+def _losing(root: Path, dropped: list[Version]) -> list[Version]:
+    """Those of `dropped` that will not have all of their data, since nothing else here needs them."""
+    texts = [git.read(root, commit, "dvc.lock") for commit in _needed(root, dropped)]
+    if (lock := root / "dvc.lock").exists():
+        texts.append(lock.read_bytes())
+    elsewhere = {md5 for text in texts for md5 in _outputs(text)}
+    own = {version: _outputs(git.read(root, version.commit, "dvc.lock"), version.name) for version in dropped}
+    return [version for version in dropped if not version.removed and not own[version].keys() <= elsewhere]
+
+
+def _outputs(lock: bytes | None, name: str = "") -> dict[str, int]:
+    """The outputs that a dvc.lock has of all stages, or of a pipeline's: their MD5, and how many bytes each has."""
+    try:
+        entries = dvc_lock.entries((lock or b"").decode())
+    except (MachineryError, UnicodeDecodeError):
+        return {}  # DVC says what is wrong with it
+    return dvc_lock.outputs(entry for stage, entry in entries.items() if not name or stage.endswith(f"@{name}"))
+
+
+def _fetch(root: Path) -> None:
+    """Bring here all of the remote that may need data: versions, and the branches and experiments of others."""
+    git.fetch(root, "+refs/tags/*:refs/tags/*", f"+refs/heads/*:refs/remotes/{git.remote(root)}/*")
+    git.fetch(root, "+refs/exps/*:refs/trainwright/exps/*", prune=True)
+
+
+def kept(root: Path, name: str, retention: Retention) -> dict[Version, str]:
+    """The versions of a pipeline whose data stay, and why: the newest, as `retention` says, one at least, from which a
+    retrain goes on; those that are or were last in use, so that a rollback finds its bytes; and the best by each score
+    on each line of comparison, of all and of those that no rollback has taken back, among which the next comparison
+    looks for it."""
+    every, uses = registry.versions(root, name), registry.standing(root, name)
+    versions = [version for version in every if not version.removed]
+    found = dict.fromkeys(versions[-1:], "the newest")
+    if size := retention.gigabytes:
+        found |= dict.fromkeys(_within(root, versions, size * 1e9), f"among the newest {size:g} GB")
+    if count := retention.versions:
+        found |= dict.fromkeys(versions[-count:], f"one of the {count} newest")
+    for use in uses[-2:]:
+        found |= {version: "in use, or before the one in use" for version in every if version.commit == use.commit}
     for version in versions:
         if _holds_a_stage(root, version):
             found[version] = "it holds a stage"
-    return found | dict.fromkeys(_best(root, versions), "the best by a score")
+    stands = {use.commit for use in uses}
+    best = [*_best(root, versions), *_best(root, [version for version in versions if version.commit in stands])]
+    return found | dict.fromkeys(best, "the best by a score")
+
+
+def _within(root: Path, versions: list[Version], size: float) -> Iterator[Version]:
+    """The newest versions whose outputs together are no more than so many bytes; what two share counts once."""
+    seen: dict[str, int] = {}
+    for version in reversed(versions):
+        seen |= _outputs(git.read(root, version.commit, "dvc.lock"), version.name)
+        if sum(seen.values()) > size:
+            return
+        yield version
 
 
 def _holds_a_stage(root: Path, version: Version) -> bool:
@@ -121,9 +196,9 @@ def _best(root: Path, versions: list[Version]) -> Iterator[Version]:
 
 
 @contextmanager
-def _beside(root: Path, dropped: set[str]) -> Iterator[dvc.Project]:
+def _beside(root: Path, dropped: list[Version]) -> Iterator[dvc.Project]:
     """The project in a repository of its own, with its cache and remotes, whose tags are every commit that a reference
-    here points to, apart from those of versions whose commits are `dropped`."""
+    here points to, apart from those of the versions `dropped`."""
     cache = dvc.Project(root).cache()
     if not cache.is_relative_to(root.resolve()):
         remedy = "Retire versions with `dvc gc --projects …`, which knows of the others."
@@ -141,13 +216,15 @@ def _beside(root: Path, dropped: set[str]) -> Iterator[dvc.Project]:
         yield dvc.Project(aside)
 
 
-def _needed(root: Path, dropped: set[str]) -> set[str]:
-    """The commits with a DVC graph that some reference points to: branches, tags, unpublished versions, experiments."""
+def _needed(root: Path, dropped: list[Version]) -> set[str]:
+    """The commits with a DVC graph that some reference points to: branches, tags, unpublished versions, experiments;
+    not those to which only the tags of the versions `dropped` point."""
+    let_go = {version.commit for version in dropped}
     listed = git.git(root, "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)").splitlines()
     found = set()
     for line in listed:
         ref, *ids = line.split()
         of_a_version = ref.startswith("refs/tags/") and ("@v" in ref or "#" in ref)
-        if not (of_a_version and ids[-1] in dropped) and git.read(root, ids[-1], "dvc.yaml") is not None:
+        if not (of_a_version and ids[-1] in let_go) and git.read(root, ids[-1], "dvc.yaml") is not None:
             found.add(ids[-1])
     return found

@@ -8,6 +8,7 @@ from typing import Any
 from trainwright.core.errors import MachineryError
 
 HEAD = "schema: '2.0'\nstages:\n"
+OUTPUT = re.compile(r"^      md5: (\S+)\n      size: (\d+)$", re.M)
 
 
 def entries(text: str) -> dict[str, str]:
@@ -29,6 +30,12 @@ def entries(text: str) -> dict[str, str]:
     if not text.startswith(HEAD) or not text.endswith("\n"):
         raise MachineryError("dvc.lock is not as DVC writes it")
     return found
+
+
+def outputs(entries: Iterable[str]) -> dict[str, int]:
+    """The MD5 of each output of entries, and how many bytes it has. An entry ends with its outputs."""
+    outs = (entry.partition("    outs:\n")[2] for entry in entries)
+    return {md5: int(size) for text in outs for md5, size in OUTPUT.findall(text)}
 
 
 def text(entries: Mapping[str, str]) -> str:

@@ -277,9 +277,9 @@ def knows(root: Path, path: str) -> bool:
         return False
 
 
-def fetch(root: Path, *refspecs: str) -> set[str]:
+def fetch(root: Path, *refspecs: str, prune: bool = False) -> set[str]:
     """Bring what `refspecs` name of the remote here. Returns the refs of this clone that would be of something which
-    the remote does not have, or no longer: they are left as they are.
+    the remote does not have, or no longer: they are left as they are. With `prune` those that a `*` stands for go.
 
     Raises MachineryError where the remote cannot be reached.
     """
@@ -289,10 +289,11 @@ def fetch(root: Path, *refspecs: str) -> set[str]:
     there = {line.split("\t")[1] for line in git(root, "ls-remote", name).splitlines()}
     wanted = [spec for spec in refspecs if "*" in spec or spec.lstrip("+").partition(":")[0] in there]
     missing = {spec.partition(":")[2] for spec in refspecs if spec not in wanted}
+    how = ("--quiet", "--no-tags", "--no-write-fetch-head", "--prune" if prune else "--no-prune")
     for attempt in tries() if wanted else ():
         with attempt:
             try:
-                git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", name, *wanted)
+                git(root, "fetch", *how, name, *wanted)
                 break
             except GitError as error:  # another process of this clone is writing the same ref, or makes a worktree
                 if not any(word in str(error) for word in BUSY):

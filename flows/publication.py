@@ -529,9 +529,11 @@ def _frozen(home: Path, version: Version) -> TestSet:
 
 
 def _line(home: Path, name: str, frozen: TestSet) -> list[Version]:
-    """The versions that were measured on this line, without those that a rollback has taken out."""
+    """The versions that were measured on this line, without those that a rollback has taken out or that have no data
+    any more."""
     standing = {use.commit for use in registry.standing(home, name)}
-    found = [version for version in registry.versions(home, name) if version.commit in standing]
+    versions = [version for version in registry.versions(home, name) if not version.removed]
+    found = [version for version in versions if version.commit in standing]
     return [v for v in found if registry.record(home, v).get("frozen", {}).get("line") == frozen.line]
 
 

@@ -1,13 +1,15 @@
 """Versions of models as tags of Git, by the naming of GTO: which there are, which is in use, which was before.
 
 `sample-qa@v1.3.0` is a version, the commit with its lock, pins, scores and run record; `sample-qa#prod#7` says that
-from then on it is the one in use. Tags are only ever added, so that promoting and rolling back move no data: what a
-version was is what it is. `gto show` and `gto history` read the same tags. GTO is not imported: that sets up the
-logging of the whole process anew, for which a flow run would wait for ever while Prefect's threads wait for it.
+from then on it is the one in use; `sample-qa@v1.3.0!` that it is one no longer, since `trainwright clean --versions`
+has removed its data. Tags are only ever added, so that promoting and rolling back move no data: what a version was is
+what it is. `gto show` and `gto history` read the same tags. GTO is not imported: that sets up the logging of the whole
+process anew, for which a flow run would wait for ever while Prefect's threads wait for it.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,8 @@ Bump = Literal["major", "minor", "patch"]
 
 @dataclass(frozen=True)
 class Version:
-    """A published version of a pipeline's model. `uses` are the numbers of the tags that put it in use."""
+    """A published version of a pipeline's model. `uses` are the numbers of the tags that put it in use; `removed` says
+    that its data are."""
 
     name: str
     version: str
@@ -31,6 +34,7 @@ class Version:
     made: str
     uses: tuple[int, ...] = ()
     in_use: bool = False
+    removed: bool = False
 
     @property
     def since(self) -> str:
@@ -57,13 +61,14 @@ def versions(root: Path, name: str) -> list[Version]:
     """The versions of a pipeline that this clone knows of, oldest first."""
     import semver
 
-    history = uses(root, name)
+    history, tags = uses(root, name), git.tags(root, f"{name}@*")
+    removed = {_removed_by(tag.name) for tag in tags}
     found = []
-    for tag in git.tags(root, f"{name}@*"):
+    for tag in tags:
         if version := _version_of(tag.name):
             own = tuple(use.number for use in history if use.commit == tag.commit)
             now = bool(history) and history[-1].commit == tag.commit
-            found.append(Version(name, version, tag.commit, tag.made, own, now))
+            found.append(Version(name, version, tag.commit, tag.made, own, now, version in removed))
     return sorted(found, key=lambda version: semver.Version.parse(version.version.removeprefix("v")))
 
 
@@ -135,7 +140,7 @@ def promote(root: Path, name: str, version: str, why: str = "") -> str:
     """Put a version in use: one tag, pushed. Returns what was done, in words.
 
     Where another was put in use at the same moment, this one comes after it. Raises InputError where there is no such
-    version, MachineryError where the remote cannot be reached.
+    version or its data are removed, MachineryError where the remote cannot be reached.
     """
     fetch(root, name)
     chosen = _version(root, name, version)
@@ -146,6 +151,7 @@ def promote(root: Path, name: str, version: str, why: str = "") -> str:
         with attempt:
             fetch(root, name)
             now = in_use(root, name)
+            _require_data(root, _version(root, name, version))
             _use(root, chosen, "promote", why)
             meanwhile = f"; {now} was put in use a moment before" if now and now != before else ""
             return _told(root, "promoted", chosen, now, why, meanwhile)
@@ -155,8 +161,8 @@ def promote(root: Path, name: str, version: str, why: str = "") -> str:
 def rollback(root: Path, name: str, why: str = "") -> str:
     """Put in use again what was before the version in use. Returns what was done, in words.
 
-    Raises InputError where there was none before, RefusedError where another is put in use at the same moment: what
-    should be taken back is then for a person to say again.
+    Raises InputError where there was none before or its data are removed, RefusedError where another is put in use at
+    the same moment: what should be taken back is then for a person to say again.
     """
     fetch(root, name)
     if not versions(root, name):
@@ -167,6 +173,7 @@ def rollback(root: Path, name: str, why: str = "") -> str:
         says = f"{now} is the first that was in use" if now else "no version is in use"
         raise InputError(Fault(name, f"there is nothing to go back to: {says}", "See `trainwright models list`."))
     chosen = next(version for version in versions(root, name) if version.commit == stack[-2].commit)
+    _require_data(root, chosen)
     try:
         _use(root, chosen, "rollback", why)
     except git.OvertakenError:
@@ -175,6 +182,28 @@ def rollback(root: Path, name: str, why: str = "") -> str:
             "then roll back again if it should still be."
         ) from None
     return _told(root, "rolled back", chosen, now, why)
+
+
+def remove(root: Path, chosen: Sequence[Version]) -> None:
+    """Tell every clone that the data of versions are removed, before they are: a tag each, in one push.
+
+    Raises MachineryError where the remote cannot be reached.
+    """
+    for attempt in git.tries():
+        with attempt:
+            fetch(root)
+            tags = {}
+            for version in chosen:
+                tag, ref = f"{version}!", f"refs/tags/{version}!"
+                if not git.commit(root, ref):  # another machine may have said so
+                    tags[ref] = git.make_tag(
+                        root, tag, version.commit, "Its data are removed: `retention` in params.yaml"
+                    )
+            if tags:
+                git.push(root, {ref: (tag, None) for ref, tag in tags.items()})
+            for ref, tag in tags.items():
+                git.set_ref(root, ref, tag)
+            return
 
 
 def listing(root: Path, name: str | None, waiting: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -192,7 +221,8 @@ def listing(root: Path, name: str | None, waiting: Mapping[str, list[dict[str, A
         if name and not found and not rows:
             raise InputError(_unpublished(root, name))
         for version in reversed(found):
-            state = "in use" if version.in_use else "was in use" if version.uses else ""
+            was = "data removed" if version.removed else "was in use" if version.uses else ""
+            state = "in use" if version.in_use else was
             rows.append(_row(each, version.version, version.made, state, record(root, version)))
     return rows
 
@@ -257,6 +287,16 @@ def _version(root: Path, name: str, version: str) -> Version:
     return found[wanted]
 
 
+def _require_data(root: Path, version: Version) -> None:
+    """Raise InputError where the data of a version are removed, naming those that still have theirs."""
+    if version.removed:
+        others = [other.version for other in versions(root, version.name) if not other.removed and not other.in_use]
+        remedy = f"Retrain: `trainwright retrain {version.name}`."
+        if others:
+            remedy = f"`trainwright models promote {version.name}@…` takes one that has its data: {', '.join(others)}."
+        raise InputError(Fault(str(version), "its data are removed, by `trainwright clean --versions`", remedy))
+
+
 def _unpublished(root: Path, name: str) -> Fault:
     others = known(root)
     remedy = nearest(name, others) if others else "Publish one: `trainwright retrain`."
@@ -269,6 +309,12 @@ def _version_of(tag: str) -> str:
 
     version = tag.partition("@")[2]
     return version if version[:1] == "v" and semver.Version.is_valid(version[1:]) else ""
+
+
+def _removed_by(tag: str) -> str:
+    """The version that a tag's name takes out, as GTO reads it; empty where it takes out none."""
+    version, taken, number = tag.partition("!")
+    return _version_of(version) if taken and re.fullmatch(r"(#[0-9]+)?", number) else ""
 
 
 def _said(message: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,16 +80,33 @@ def listed(home: Path) -> list[dict[str, object]]:
 @contextmanager
 def turn(home: Path, pipeline: str, say: Callable[[str], None]) -> Iterator[None]:
     """One at a time: two retrains of a pipeline from this checkout come one after the other."""
-    path = home / ".trainwright" / "turns" / pipeline
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _turn(home, pipeline)
     try:
         with held(path, wait=False):
             yield
             return
     except BlockingIOError:
         with suppress(OSError):
-            say(f"{pipeline}: another retrain is running (process {path.read_text()}); this one waits for it")
+            what = "another retrain, or `clean --versions`,"
+            say(f"{pipeline}: {what} is running (process {path.read_text()}); this one waits for it")
     with held(path):
+        yield
+
+
+@contextmanager
+def all_turns(home: Path, pipelines: Iterable[str]) -> Iterator[None]:
+    """The turns of several pipelines at once: none is retrained from this checkout while the block runs.
+
+    Raises MachineryError where one is being retrained.
+    """
+    with ExitStack() as stack:
+        for pipeline in pipelines:
+            path = _turn(home, pipeline)
+            try:
+                stack.enter_context(held(path, wait=False))
+            except BlockingIOError:
+                whose = f"{pipeline}, process {path.read_text()}"
+                raise MachineryError(f"a retrain, or another `clean --versions`, is running here ({whose})") from None
         yield
 
 
@@ -167,6 +184,13 @@ def _value(where: str, text: str) -> object:
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         remedy = "Write the value as params.yaml would have it: --set training.epochs=2."
         raise InputError(Fault(where, f"the value is not valid YAML: {reason}", remedy)) from None
+
+
+def _turn(home: Path, pipeline: str) -> Path:
+    """The file that whoever has a pipeline's turn holds."""
+    path = home / ".trainwright" / "turns" / pipeline
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _folder(home: Path) -> Path:

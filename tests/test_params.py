@@ -115,6 +115,8 @@ def test_where_stages_run_is_checked_at_the_same_door(tmp_path: Path, section: s
         ('schedule: {cron: "0 2 * * *", timezone: Berlin}', "schedule.timezone", "'Berlin' is no time zone"),
         ("publication: {rule: beter}", "publication.rule", "input should be 'non_inferior' or 'better'"),
         ("publication: {margin: -1}", "publication.margin", "input should be greater than or equal to 0"),
+        ("retention: {gigabytes: 0}", "retention.gigabytes", "input should be greater than 0, not 0"),
+        ("retention: {}", "retention", "it says neither how many `versions` nor how many `gigabytes` are kept"),
         ("retention: {versions: 1}", "retention.versions", "input should be greater than or equal to 2"),
     ],
 )

@@ -57,6 +57,45 @@ def test_gto_reads_what_is_in_use(clone: Path) -> None:
     assert json.loads(shown.stdout)[0]["version"] == "v1.0.0"
 
 
+def test_a_version_whose_data_are_removed_is_one_no_longer_for_gto_and_still_listed_here(clone: Path) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        publish(clone, version)
+    registry.remove(clone, registry.versions(clone, "sample-qa")[:2])
+    registry.remove(clone, registry.versions(clone, "sample-qa")[:2])  # again, as a clean that was cut short does
+    shown = subprocess.run(
+        [sys.executable, "-m", "gto.cli", "show", "sample-qa", "--json"], cwd=clone, capture_output=True, text=True
+    )
+    if shown.returncode:
+        pytest.fail(shown.stderr)
+    assert [row["version"] for row in json.loads(shown.stdout)] == ["v1.2.0"]
+    rows = registry.listing(clone, "sample-qa", {})
+    assert [(row["version"], row["state"]) for row in rows] == [
+        ("v1.2.0", "in use"), ("v1.1.0", "data removed"), ("v1.0.0", "data removed"),
+    ]  # fmt: skip
+    assert registry.known(clone) == ["sample-qa"]
+
+
+def test_a_version_whose_data_are_removed_comes_in_use_on_no_clone(clone: Path, remote: Path, tmp_path: Path) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0"):
+        publish(clone, version)
+    other = tmp_path / "other"
+    git.git(tmp_path, "clone", "--quiet", str(remote), str(other))
+    registry.remove(clone, registry.versions(clone, "sample-qa")[1:3])
+    for refused in (
+        lambda: registry.rollback(other, "sample-qa"),
+        lambda: registry.promote(other, "sample-qa", "1.1.0"),
+    ):
+        with pytest.raises(InputError) as error:
+            refused()
+        assert "its data are removed" in str(error.value) and "`trainwright models promote sample-qa@…`" in str(
+            error.value
+        )
+        assert str(error.value).rstrip(".").endswith("that has its data: v1.0.0")
+    assert used(other) == "v1.3.0"
+    registry.promote(other, "sample-qa", "v1.0.0")
+    assert used(other) == "v1.0.0"
+
+
 @pytest.mark.parametrize(
     "tag",
     [
@@ -66,18 +105,23 @@ def test_gto_reads_what_is_in_use(clone: Path) -> None:
         "a@1.0.0",
         "a@v01.0.0",
         "a@v1.0.0!",
+        "a@v1.0.0!#3",
+        "a@v1.0!",
+        "a@v1.0.0!#",
+        "a@v1.0.0!!",
         "a@deprecated",
         "a#prod#3",
         "a",
         "@",
     ],
 )
-def test_a_tag_is_a_version_where_gto_takes_it_for_one(tag: str) -> None:
+def test_a_tag_is_a_version_or_takes_one_out_where_gto_takes_it_for_that(tag: str) -> None:
     from gto.constants import Action
     from gto.tag import parse_name
 
     read = parse_name(tag, raise_on_fail=False)
     assert registry._version_of(tag) == (read["version"] if read.get("action") == Action.REGISTER else "")
+    assert registry._removed_by(tag) == (read["version"] if read.get("action") == Action.DEREGISTER else "")
 
 
 def test_a_flow_runs_logging_is_left_alone(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

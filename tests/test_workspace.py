@@ -151,7 +151,7 @@ def test_two_runs_of_a_pipeline_queue_and_two_pipelines_do_not(project: Toy, tmp
         assert other.stdout == "mine\n"
         second = project.start("-c", script, "one")
         assert second.stdout
-        assert "another retrain is running" in second.stdout.readline()
+        assert "another retrain, or `clean --versions`, is running" in second.stdout.readline()
         assert second.poll() is None
     assert second.communicate()[0] == "mine\n"
     assert told == []

@@ -95,9 +95,17 @@ class Publication(Section):
 
 
 class Retention(Section):
-    """How many published versions of a pipeline keep their data, at least those in use and the best."""
+    """Which published versions of a pipeline keep their data, besides those in use and the best: the newest `versions`,
+    and the newest whose outputs together are no more than `gigabytes` (10^9 bytes)."""
 
     versions: Annotated[int, Field(ge=2)] | None = None
+    gigabytes: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Retention":
+        if self.versions is None and self.gigabytes is None:
+            raise ValueError("it says neither how many `versions` nor how many `gigabytes` are kept")
+        return self
 
 
 class Operations(Section):
@@ -120,7 +128,7 @@ class Operations(Section):
     wait_minutes: Annotated[float, Field(ge=0)] = 0.0
     schedule: Schedule | None = None
     publication: Publication = Publication()
-    retention: Retention = Retention()
+    retention: Retention | None = None
 
     def stage(self, name: str) -> Operation:
         """How a stage of dvc.yaml is run (`training`, `training_gate`); a gate by the defaults."""
