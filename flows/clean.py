@@ -65,7 +65,7 @@ def retire(root: Path, names: list[str], running: Running, sure: Callable[[str],
 
 
 def _nothing_runs(root: Path) -> None:
-    """Raise MachineryError where somebody holds a workspace: `compare` and `accept` do so, and take no turn."""
+    """Raise MachineryError where somebody holds a workspace: a stage that another machine has sent here, say."""
     if busy := [str(space["name"]) for space in workspace.listed(root) if space["held"]]:
         raise MachineryError(f"something is running here ({', '.join(busy)})")
 

@@ -57,10 +57,10 @@ def entries(root: Path, name: str, count: int = 20) -> list[dict[str, Any]]:
     Nothing is fetched: `sync` does that.
     """
     waiting: dict[str, Any] = {}
-    for path in reversed(_waiting(root, name)):
+    for entry in reversed(_waiting(root, name)):
         with suppress(FileNotFoundError):  # another process has just brought it to the remote
-            waiting[path.name] = json.loads(path.read_text(encoding="utf-8"))
-    found = [entry for entry in list(waiting.values())[:count] if isinstance(entry, dict)]
+            waiting[entry.name] = json.loads(entry.read_text(encoding="utf-8"))
+    found = [told for told in list(waiting.values())[:count] if isinstance(told, dict)]
     ref = _fetched(root)
     if len(found) >= count or ref is None or git.commit(root, ref) is None:
         return found

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,8 @@ Bump = Literal["major", "minor", "patch"]
 
 @dataclass(frozen=True)
 class Version:
-    """A published version of a pipeline's model. `uses` are the numbers of the tags that put it in use; `removed` says
-    that its data are."""
+    """A published version of a pipeline's model. `uses` are the numbers of the tags that put it in use, the last of
+    them at `put_in_use`; `removed` says that its data are."""
 
     name: str
     version: str
@@ -35,11 +36,12 @@ class Version:
     uses: tuple[int, ...] = ()
     in_use: bool = False
     removed: bool = False
+    put_in_use: str = ""
 
     @property
     def since(self) -> str:
-        """When it was published, to the minute."""
-        return self.made[:16].replace("T", " ")
+        """When it was put in use last, to the minute."""
+        return f"{datetime.fromisoformat(self.put_in_use or self.made).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -66,9 +68,19 @@ def versions(root: Path, name: str) -> list[Version]:
     found = []
     for tag in tags:
         if version := _version_of(tag.name):
-            own = tuple(use.number for use in history if use.commit == tag.commit)
-            now = bool(history) and history[-1].commit == tag.commit
-            found.append(Version(name, version, tag.commit, tag.made, own, now, version in removed))
+            own = [use for use in history if use.commit == tag.commit]
+            found.append(
+                Version(
+                    name,
+                    version,
+                    tag.commit,
+                    tag.made,
+                    tuple(use.number for use in own),
+                    bool(own) and own[-1] is history[-1],
+                    version in removed,
+                    own[-1].made if own else "",
+                )
+            )
     return sorted(found, key=lambda version: semver.Version.parse(version.version.removeprefix("v")))
 
 

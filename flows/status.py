@@ -95,8 +95,7 @@ def _pipeline(root: Path, name: str, running: Running) -> Told:
 
 def _in_use(root: Path, name: str) -> Told | None:
     found = registry.in_use(root, name)
-    since = registry.uses(root, name)[-1].made if found else None
-    return {"version": found.version, "commit": found.commit, "since": since} if found else None
+    return {"version": found.version, "commit": found.commit, "since": found.put_in_use} if found else None
 
 
 def _disk(root: Path) -> Told:
