@@ -27,20 +27,29 @@ class Approval(RunInput):
     why: str = ""
 
 
+def require_somebody() -> None:
+    """Raise InputError where nobody could be asked, before any work is done for it."""
+    if server.embedded() and not _on_terminal():
+        reason = "approval: required, and nobody can be asked here"
+        raise InputError(Fault("params.yaml", reason, "Run it in a terminal, or under a Prefect server."))
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def ask(pipeline: str, words: str, hours: float) -> str:
     """Who approved, and why. Returns only with a yes.
 
     Raises RefusedError where a person said no, or nobody said anything for `hours`; InputError where nobody can be
     asked.
     """
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    require_somebody()
+    if _on_terminal():
         approved, who = _at_terminal(pipeline, hours)
         if not approved:
             raise RefusedError(f"{pipeline} was not approved, by {who}, at the terminal.")
         return f"{who}, at the terminal"
-    if server.embedded():
-        reason = "approval: required, and nobody can be asked here"
-        raise InputError(Fault("params.yaml", reason, "Run it in a terminal, or under a Prefect server."))
     said = _wait(pipeline, words, hours)
     if said is None:
         raise _unanswered(pipeline, hours)

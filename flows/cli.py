@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError, nearest
+from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
 from trainwright.core.layout import Layout, find_root, write_file
 
 if TYPE_CHECKING:
@@ -266,7 +266,9 @@ def _with_needed(params: "Params", names: list[str]) -> dict[str, str | None]:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     root = _root()
-    _known(root, arguments.name)
+    from flows.workspace import require_known
+
+    require_known(root, arguments.name)
     from flows.server import Server
 
     server = Server(root)
@@ -360,14 +362,18 @@ def _models_promote(arguments: argparse.Namespace) -> int:
     from flows import registry
 
     name, _, version = arguments.version.partition("@")
-    _well_formed(name)
+    from flows.workspace import require_name
+
+    require_name(name)
     print(registry.promote(root, name, version, arguments.why))
     return 0
 
 
 def _models_rollback(arguments: argparse.Namespace) -> int:
     root = _root()
-    _well_formed(arguments.name)
+    from flows.workspace import require_name
+
+    require_name(arguments.name)
     from flows import registry
 
     print(registry.rollback(root, arguments.name, arguments.why))
@@ -376,7 +382,9 @@ def _models_rollback(arguments: argparse.Namespace) -> int:
 
 def _accept(arguments: argparse.Namespace) -> int:
     root = _root()
-    _known(root, arguments.name)
+    from flows.workspace import require_known
+
+    require_known(root, arguments.name)
     from flows import publication
 
     print(publication.accept(root, arguments.name, arguments.why, print, arguments.new_line))
@@ -415,33 +423,6 @@ def _project(name: str | None) -> tuple[Path, "Params", "Running", list[str]]:
     if not loaded.pipelines:
         raise InputError(Fault("params.yaml", "it has no pipelines", "Add one: `trainwright add squad`."))
     return root, loaded, running, [name] if name is not None else list(loaded.pipelines)
-
-
-def _well_formed(name: str) -> None:
-    """Raises InputError where no pipeline may be called `name`: it becomes part of the names of files and refs."""
-    from trainwright.core import params
-
-    try:
-        params.check_name(name)
-    except ValueError as error:
-        raise InputError(Fault(name, str(error), "Write it as params.yaml does.")) from None
-
-
-def _known(root: Path, name: str) -> None:
-    """Raises InputError where no pipeline is called `name`, in params.yaml as it is here or in the commit that is
-    checked out: what is decided of it would stay in the team's ledger for good."""
-    _well_formed(name)
-    from flows import git
-    from trainwright import operations
-    from trainwright.core import params
-
-    here, there = (root / "params.yaml").read_bytes(), git.read(root, "HEAD", "params.yaml") or b""
-    known = [found for text in (here, there) for found in params.names(text.decode("utf-8-sig", errors="replace"))]
-    if name not in known:
-        if not known:
-            operations.load(root / "params.yaml")  # where it cannot be read, it says why
-        remedy = nearest(name, dict.fromkeys(known)) if known else "Run `trainwright add RECIPE` to add one."
-        raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", remedy))
 
 
 def _full(error: Exception) -> str:

@@ -281,16 +281,21 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
         found = client.read_deployment_by_name(f"{flow.name}/{wanted.name}")
     except ObjectNotFound:
         found = None
-    paused = bool(found and (found.paused or (found.schedules and not any(entry.active for entry in found.schedules))))
+    by_hand = found is not None and is_paused(found)
     if found and _same(found, content, wanted):
-        return f"deployment   unchanged: {shown}{'; paused by hand' if paused else ''}"
+        return f"deployment   unchanged: {shown}{'; paused by hand' if by_hand else ''}"
     limit = 1 if wanted.schedule else None
     schedules = (
-        [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=not paused)] if wanted.schedule else []
+        [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=not by_hand)] if wanted.schedule else []
     )
     flow_id = client.create_flow(flow)
     client.create_deployment(flow_id, wanted.name, schedules=schedules, concurrency_limit=limit, **content)
-    return f"deployment   {'updated' if found else 'made'}: {shown}{'; paused by hand' if paused else ''}"
+    return f"deployment   {'updated' if found else 'made'}: {shown}{'; paused by hand' if by_hand else ''}"
+
+
+def is_paused(found: DeploymentResponse) -> bool:
+    """Whether somebody has paused a deployment, or every schedule of it."""
+    return found.paused or (bool(found.schedules) and not any(entry.active for entry in found.schedules))
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:

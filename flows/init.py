@@ -99,16 +99,28 @@ def _git_remote(root: Path, url: str | None) -> str:
     if wanted != found:
         git.git(root, "remote", *(["set-url", name] if name else ["add", ORIGIN]), wanted)
     git.git(root, "push", "--quiet", "--dry-run", name or ORIGIN, "HEAD:refs/trainwright/init")
-    return f"Git remote   {'found' if wanted == found else 'set'}: {wanted}, {refs} refs there, may be pushed to"
+    return (
+        f"Git remote   {'found' if wanted == found else 'set'}: {_shown(wanted)}, {refs} refs there, may be pushed to"
+    )
 
 
 def _dvc_remote(project: dvc.Project, url: str | None) -> str:
     found = project.remote_url()
     if url is None or url == found:
         project.try_remote()
-        return f"DVC remote   found: {found}, can be written"
-    project.set_remote(url)
+        return f"DVC remote   found: {_shown(found or '')}, can be written"
+    try:
+        project.set_remote(url)
+    except InputError as error:
+        raise InputError(
+            Fault("trainwright init", str(error), "Give another: --dvc-remote …", "--dvc-remote")
+        ) from None
     return f"DVC remote   set: {url}, can be written; other machines know it once .dvc/config is committed"
+
+
+def _shown(url: str) -> str:
+    """A URL without who it is for: that may be a token, or come with a password from settings of this machine."""
+    return re.sub(r"(?<=://)[^/@]+@", "", url)
 
 
 def _identity(root: Path, wishes: Wishes) -> str:

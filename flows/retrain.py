@@ -29,7 +29,7 @@ from flows.dvc_process import environment
 from flows.pipeline import Pipeline
 from flows.remote_stage import Name
 from flows.terminal import Terminal
-from flows.workspace import Workspace, bring_sources, override, turn, workspace
+from flows.workspace import Workspace, bring_sources, override, require_known, turn, workspace
 from trainwright import champion, operations
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError
@@ -139,7 +139,7 @@ class Retrain:
             self.reasons = self._reasons(space, what, project)
             if not self.reasons:
                 return NOTHING, self._nothing(), 0, None
-            publication.require(self.home, project)
+            self._require(what, project)
             self.terminal.say(f"{self.name}: retrain at {self.commit[:10]}, since {'; '.join(self.reasons[:SHOWN])}")
             code = self._run(space, what, project)
             if code:
@@ -154,6 +154,15 @@ class Retrain:
             raise InputError(Fault("params.yaml", reason, "Commit params.yaml."))
         what.pipeline(self.name)
         return what, how
+
+    def _require(self, what: params.Params, project: dvc.Project) -> None:
+        """Raise InputError where the work could only be in vain."""
+        publication.require(self.home, project)
+        if self.running.of(self.name).publication.approval == "required":
+            approval.require_somebody()
+        if server.embedded() and any(self.running.sent(name) for name in what.chain(self.name)):
+            reason = "dispatch sends stages to workers, which need a Prefect server to hear of them"
+            raise InputError(Fault("PREFECT_API_URL unset", reason, f"{server.START[0].upper()}{server.START[1:]}."))
 
     def _fetched(self) -> str | None:
         """The head of the published branch, brought here; where the remote is away, as it was brought here last."""
@@ -290,6 +299,10 @@ def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, s
     worker.end_with_worker()
     root = Path(os.environ.get("TRAINWRIGHT_ROOT") or find_root())  # the clone that a worker serves
     os.chdir(root)
+    try:
+        require_known(root, name)
+    except InputError as error:
+        return State(type=StateType.FAILED, name="Failed", message=str(error))
     tick = Retrain(root, name, Terminal(), force, why, changes or {})
     return _told(tick, tick.run())
 

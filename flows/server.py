@@ -8,6 +8,7 @@ it, answers only who knows this run's password, and dies with the command.
 import atexit
 import base64
 import gc
+import json
 import os
 import secrets
 import signal
@@ -80,6 +81,17 @@ def required(home: Path | None = None, patience: float = 0) -> str:
                 print(f"waiting for the Prefect server at {url}", file=sys.stderr, flush=True)
             patience = 0  # it is said once
             time.sleep(0.5)
+
+
+def run_state(run: str) -> str:
+    """The type of a flow run's state ("RUNNING"); empty where the server does not say."""
+    try:
+        with urllib.request.urlopen(
+            _asking(f"{os.environ['PREFECT_API_URL']}/flow_runs/{run}"), timeout=ANSWER
+        ) as told:
+            return str((json.load(told).get("state") or {}).get("type", ""))
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def _serve(told: Told, running: Running) -> None:
         known = {found.name: found for found in deploy.deployments(client) if found.work_queue_name == RETRAIN}
         for pipeline in told["pipelines"]:
             found = known.get(pipeline["name"])
-            pipeline |= {"deployed": found is not None, "paused": found.paused if found else None}
+            pipeline |= {"deployed": found is not None, "paused": deploy.is_paused(found) if found else None}
         try:
             queues = {queue.name: queue for queue in client.read_work_queues(work_pool_name=pool.POOL)}
         except ObjectNotFound:
@@ -159,7 +159,8 @@ def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], runni
 
 
 def _runs(client: "SyncPrefectClient") -> "list[FlowRun]":
-    """The pool's runs that are going on or due, oldest first; those of schedules that are still to come are not."""
+    """The pool's runs, and the retrains by hand, that are going on or due; those of schedules that are still to come
+    are not."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
@@ -171,15 +172,17 @@ def _runs(client: "SyncPrefectClient") -> "list[FlowRun]":
         {"before_": datetime.now(UTC) + timedelta(minutes=1)}
     )
     ours = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool.POOL]))
+    by_hand = filters.FlowFilter(name=filters.FlowFilterName(any_=["retrain"]))
     found: list[FlowRun] = []
     for types, when in ((going[:-1], None), (going[-1:], due)):
         wanted = filters.FlowRunFilter(
             state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=types)),
             next_scheduled_start_time=when,
         )
-        found += client.read_flow_runs(
-            work_pool_filter=ours, flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
-        )
+        order = FlowRunSort.EXPECTED_START_TIME_ASC
+        found += client.read_flow_runs(work_pool_filter=ours, flow_run_filter=wanted, sort=order, limit=200)
+        retrains = client.read_flow_runs(flow_filter=by_hand, flow_run_filter=wanted, sort=order, limit=200)
+        found += [run for run in retrains if run.work_pool_name is None]
     return found
 
 
@@ -188,13 +191,15 @@ def _run(
     queues: "dict[str, WorkQueue]",
 ) -> Told:  # fmt: skip
     given = run.parameters
-    what = f"{given['stage']}@{given.get('pipeline')}" if "stage" in given else f"retrain {given.get('name')}"
+    by_hand = run.work_queue_name is None  # a retrain from a command line, which is called by its pipeline
+    name = run.name if by_hand else given.get("name")
+    what = f"{given['stage']}@{given.get('pipeline')}" if "stage" in given else f"retrain {name}"
     state = run.state
     since = (state.timestamp if state else None) if run.start_time is None else run.start_time
     return {
         "id": str(run.id),
         "name": run.name,
-        "what": what if "stage" in given or "name" in given else client.read_flow(run.flow_id).name,
+        "what": what if by_hand or "stage" in given or "name" in given else client.read_flow(run.flow_id).name,
         "label": run.work_queue_name,
         "state": state.name if state else None,
         "since": _iso(since),
@@ -207,7 +212,7 @@ def _asks(client: "SyncPrefectClient", run: "FlowRun") -> str | None:
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
 
-    if run.work_queue_name != RETRAIN:
+    if run.work_queue_name not in (RETRAIN, None):
         return None
     asking = filters.FlowRunFilter(
         parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=[run.id]),
@@ -297,9 +302,11 @@ def _worker_rows(told: Told) -> Iterator[tuple[str, ...]]:
         heard = f", heard {_ago(told, worker['heard'])} ago" if worker["heard"] else ""
         yield (worker["name"], ", ".join(worker["labels"]) or "?", f"{state}{heard}")
     for label in told["labels"]:
+        needs = ", ".join(f"{key} {value}" for key, value in label["needs"].items())
         if not label["live"]:
-            needs = ", ".join(f"{key} {value}" for key, value in label["needs"].items())
             yield ("none", label["name"], "no live worker" + (f"; it needs {needs}" if needs else ""))
+        elif needs:
+            yield ("", label["name"], f"needs {needs}")
 
 
 def _table(rows: Sequence[tuple[str, ...]], width: int, otherwise: str = "") -> Iterator[str]:

@@ -27,6 +27,8 @@ PARENT = "TRAINWRIGHT_WORKER_PROCESS"  # the process whose end ends the runs tha
 DEVICES = "CUDA_VISIBLE_DEVICES"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "numpy")  # results depend on these
 PR_SET_CHILD_SUBREAPER = 36
+LOOK = 30.0  # seconds between two looks at what the server says of a run
+ENDED = ("CRASHED", "CANCELLED")  # by somebody else than the run itself, as a rule
 LAST_RUNS = 20.0  # seconds that the runs of a worker that was told to end have to keep what they can
 
 
@@ -111,10 +113,16 @@ def end_with_worker() -> None:
 
 
 def _end_after(parent: int) -> None:
-    """Kill this process LAST_RUNS after its parent's end. A SIGTERM that meets Prefect's HTTP client just when it takes
-    its lock leaves the lock taken: what the client should then tell the server waits for it for ever."""
+    """Kill this process LAST_RUNS after its parent's end, or after the server has ended its run: it would keep the turn
+    of its pipeline. A SIGTERM that meets Prefect's HTTP client just when it takes its lock leaves the lock taken: what
+    the client should then tell the server waits for it for ever. So nothing of Prefect's is used here, nor a logger."""
+    run, looked = os.environ.get("PREFECT__FLOW_RUN_ID", ""), time.monotonic()
     while os.getppid() == parent:
         time.sleep(1)
+        if time.monotonic() - looked > LOOK:
+            looked = time.monotonic()
+            if server.run_state(run) in ENDED:
+                break
     time.sleep(LAST_RUNS)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows import git
-from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.errors import Fault, InputError, MachineryError, nearest
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 
@@ -122,6 +122,32 @@ def held(path: Path, wait: bool = True) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def require_name(name: str) -> None:
+    """Raises InputError where no pipeline may be called `name`: it becomes part of the names of files and refs."""
+    from trainwright.core import params
+
+    try:
+        params.check_name(name)
+    except ValueError as error:
+        raise InputError(Fault(name, str(error), "Write it as params.yaml does.")) from None
+
+
+def require_known(root: Path, name: str) -> None:
+    """Raises InputError where no pipeline is called `name`, in params.yaml as it is here or in the commit that is
+    checked out: what is decided of it would stay in the team's ledger for good."""
+    require_name(name)
+    from trainwright import operations
+    from trainwright.core import params
+
+    here, there = (root / "params.yaml").read_bytes(), git.read(root, "HEAD", "params.yaml") or b""
+    known = [found for text in (here, there) for found in params.names(text.decode("utf-8-sig", errors="replace"))]
+    if name not in known:
+        if not known:
+            operations.load(root / "params.yaml")  # where it cannot be read, it says why
+        remedy = nearest(name, dict.fromkeys(known)) if known else "Run `trainwright add RECIPE` to add one."
+        raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", remedy))
 
 
 def bring_sources(space: Workspace, pipeline: Pipeline) -> None:

@@ -16,7 +16,7 @@ from fixtures.repository import repository
 from fixtures.repository import trainwright as in_process
 from ruamel.yaml import YAML
 
-from flows import cli, dvc, pinning
+from flows import dvc, pinning, workspace
 from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.layout import Layout
@@ -110,11 +110,11 @@ def test_a_pipeline_is_known_by_the_commit_too_whatever_has_become_of_the_file_h
     repository(project, monkeypatch)
     project.write("params.yaml", project.read("params.yaml").replace("two:", "three:"))
     for name in ("two", "three"):
-        cli._known(project.root, name)
+        workspace.require_known(project.root, name)
     project.write("params.yaml", "pipelines: [")
-    cli._known(project.root, "two")
+    workspace.require_known(project.root, "two")
     with pytest.raises(InputError, match="Did you mean `two`"):
-        cli._known(project.root, "twoo")
+        workspace.require_known(project.root, "twoo")
 
 
 def test_a_word_too_many_is_said_with_the_usage_of_its_command(tmp_path: Path) -> None:

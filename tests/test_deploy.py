@@ -94,6 +94,26 @@ def test_what_was_changed_by_hand_is_set_right_and_what_was_paused_stays_so(proj
         assert "command" not in json.dumps(api.read_work_pool("trainwright").base_job_template)
 
 
+def test_a_schedule_that_was_paused_stays_so_when_it_changes(project: Toy) -> None:
+    pipelines(project, "one", operations={"one": NIGHTLY})
+    deploy(project.root)
+    with client() as api:
+        found = api.read_deployment_by_name("retrain/one")
+        api.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
+    assert "deployment unchanged: retrain/one, 0 2 * * * in Europe/Berlin; paused by hand" in deploy(project.root)
+    pipelines(project, "one", operations={"one": {"schedule": {"cron": "0 3 * * *"}}})
+    assert "deployment updated: retrain/one, 0 3 * * * in UTC; paused by hand" in deploy(project.root)
+    with client() as api:
+        assert [entry.active for entry in api.read_deployment_by_name("retrain/one").schedules] == [False]
+
+
+def test_with_no_pipeline_left_none_goes_on(project: Toy) -> None:
+    pipelines(project, "one", operations={"one": NIGHTLY})
+    deploy(project.root)
+    project.write("params.yaml", "pipelines: {}\n")
+    assert "deployment removed: retrain/one" in deploy(project.root)
+
+
 def test_two_ticks_of_a_pipeline_come_one_after_the_other_and_none_is_dropped(project: Toy) -> None:
     pipelines(project, "one", operations={"one": NIGHTLY})
     deploy(project.root)

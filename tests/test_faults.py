@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, processes_in, wait
@@ -124,6 +125,25 @@ def test_what_could_not_be_published_is_said_before_any_work(house: House) -> No
     commit(house)
     code, words = Tick(house).end()
     assert code == 2 and f"{house.root}: not publishable: no DVC remote. Run `trainwright init`" in words
+    assert house.told() == []
+
+
+@pytest.mark.parametrize(
+    "sections, words",
+    [
+        ({"operations": {"one": {"publication": {"approval": "required"}}}}, "nobody can be asked here"),
+        ({"dispatch": {"evaluation": "gpu"}}, "PREFECT_API_URL unset: dispatch sends stages to workers"),
+    ],
+)
+def test_what_would_be_in_vain_without_a_server_is_said_before_any_work(
+    house: House, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], words: str
+) -> None:
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    house.params(**sections)
+    commit(house)
+    code, said = Tick(house).end()
+    assert code == 2 and words in said, said
     assert house.told() == []
 
 

@@ -147,11 +147,31 @@ def test_it_says_which_run_keeps_the_workers_of_a_label_busy_and_since_when(depl
     assert runs[first.name]["state"] == "Running" and runs[first.name]["why"] is None
     assert runs[second.name]["why"].startswith(f"the workers of gpu are busy with {first.name} since ")
     assert [(worker["name"], worker["alive"]) for worker in told["workers"]] == [("host-1", True)]
+    assert "gpu needs cpus 2" in shown(told)
+
+
+def test_a_retrain_that_a_person_started_is_told_too(deployed: Toy) -> None:
+    from prefect import flow
+    from prefect.states import Completed, Running
+
+    def retrain() -> None: ...
+
+    with client() as api:
+        run = api.create_flow_run(flow(retrain), name="one", state=Running())
+    (told,) = status.status(deployed.root)["runs"]
+    with client() as api:
+        api.set_flow_run_state(run.id, Completed(), force=True)
+    assert (told["what"], told["label"], told["state"], told["why"]) == ("retrain one", None, "Running", None)
 
 
 def test_a_paused_schedule_and_one_that_was_never_deployed_show_no_tick(deployed: Toy) -> None:
     with client() as api:
         api.pause_deployment(api.read_deployment_by_name("retrain/one").id)
+    assert "one none paused" in shown(status.status(deployed.root))
+    with client() as api:
+        found = api.read_deployment_by_name("retrain/one")
+        api.resume_deployment(found.id)
+        api.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
     assert "one none paused" in shown(status.status(deployed.root))
     pipelines(deployed, "one", "two", operations={"one": NIGHTLY, "two": NIGHTLY})
     assert "two none not deployed" in shown(status.status(deployed.root))

@@ -1,19 +1,23 @@
 """What a worker has, what it lends, and what travels to it: without a server."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT, Toy, wait
 
-from flows import dvc, dvc_lock, git, leases
+from flows import dvc, dvc_lock, git, leases, worker
 from flows.dvc_process import Line
 from flows.worker import Machine, _limit, look, serve
 from trainwright.core.errors import InputError, MachineryError
@@ -235,3 +239,50 @@ def test_a_run_that_its_workers_end_cannot_end_is_killed() -> None:
         worker.stdout.close()
         with suppress(psutil.NoSuchProcess):
             run.kill()
+
+
+GOES_ON = """
+import signal, sys, threading
+from flows import worker
+worker.LOOK, worker.LAST_RUNS = 0.1, 0.5
+worker.end_with_worker()
+print("began", flush=True)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+threading.Lock().acquire()
+threading.Event().wait()
+"""
+
+
+class Api(BaseHTTPRequestHandler):
+    """A server that says of every run that it was ended, once `over` is set."""
+
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        content = json.dumps({"state": {"type": "CRASHED" if self.over.is_set() else "RUNNING"}}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing on the terminal."""
+
+
+def test_a_run_that_the_server_has_ended_and_that_goes_on_is_killed() -> None:
+    with HTTPServer(("127.0.0.1", 0), Api) as api:
+        threading.Thread(target=api.serve_forever, daemon=True).start()
+        own = {"PREFECT_API_URL": f"http://127.0.0.1:{api.server_port}/api", "PREFECT__FLOW_RUN_ID": "a-run"}
+        own |= {worker.PARENT: str(os.getpid()), "PYTHONPATH": str(ROOT)}
+        run = subprocess.Popen(
+            [sys.executable, "-c", GOES_ON], cwd=ROOT, env={**os.environ, **own}, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert run.stdout is not None and run.stdout.readline() == "began\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(3)
+            Api.over.set()
+            assert run.wait(60) == -signal.SIGKILL
+        finally:
+            run.kill()
+            run.communicate()
+            api.shutdown()
