@@ -1,4 +1,5 @@
-"""`trainwright clean`: what crashes and failures have left on this machine, and the data of versions that nobody keeps.
+"""`trainwright clean`: what crashes and failures have left on this machine, and the data of versions that nobody keeps
+and of runs that made none.
 
 Nothing that a kept version, a branch, an unpublished version or the present checkout needs is ever removed: the
 garbage collection is DVC's own, in a repository beside this one that has all of its references but the tags of the
@@ -53,7 +54,8 @@ def _empty_folders(root: Path) -> None:
 
 
 def retire(root: Path, names: list[str], running: Running, sure: Callable[[str], bool], say: Say) -> None:
-    """Remove from cache and remote what only versions need that `retention` in params.yaml lets go.
+    """Remove from cache and remote what only versions need that `retention` in params.yaml lets go, and what no version
+    needs: of runs that were refused, have failed or were killed. Nothing, where no pipeline has `retention`.
 
     `sure` is asked once, after everything has been told. What a run makes stands in no version yet: no pipeline is
     retrained from this checkout until this returns. Raises MachineryError where something is running here already, or
@@ -80,20 +82,20 @@ def _retire(root: Path, names: list[str], running: Running, sure: Callable[[str]
     for name in names:
         if running.of(name).retention is None:
             say(f"version      {name}: all are kept, it has no `retention` in params.yaml")
-    if not dropped:
-        say("removed      nothing")
-        return
-    with _beside(root, dropped) as project:
-        for line in project.collect(dry=True):
+    going = []
+    if any(running.of(name).retention for name in names):
+        with _beside(root, dropped) as project:
+            going = project.collect(dry=True)
+        for line in going:
             say(f"would remove {line}")
-    if not sure(f"Remove the data of {len(losing)} versions?"):
+    if not (losing or going) or not sure(f"Remove the data of {len(losing)} versions, and what no version needs?"):
         say("removed      nothing")
         return
     _nothing_runs(root)  # the answer may have been long in coming
     dropped = _still(root, names, running, dropped)
     registry.remove(root, [version for version in losing if version in dropped])
     with _beside(root, _still(root, names, running, dropped)) as project:
-        for line in project.collect(dry=False):
+        for line in project.collect(dry=False) or ["nothing"]:
             say(f"removed      {line}")
 
 

@@ -371,11 +371,12 @@ class Project:
     def collect(self, dry: bool) -> list[str]:
         """Remove from cache and remote what neither the checkout nor a tag needs; with `dry` nothing goes.
 
-        Returns DVC's account of it. Raises MachineryError where a tag's graph cannot be read or the remote not reached.
+        Returns DVC's account of it, nothing where nothing goes. Raises MachineryError where a tag's graph cannot be
+        read or the remote not reached.
         """
         cloud = ["--cloud"] if self.remote() else []
         said = self._command("gc", "--force", "--workspace", "--all-tags", *cloud, *(["--dry"] if dry else []))
-        return [text.removeprefix("Removed ") for text in said if GONE.match(text)] or ["nothing"]
+        return [text.removeprefix("Removed ") for text in said if GONE.match(text)]
 
     def _command(self, *arguments: str) -> list[str]:
         """What a dvc command in a process of its own says. Raises MachineryError with its words where it fails."""

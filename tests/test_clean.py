@@ -135,6 +135,25 @@ def test_the_newest_versions_stay_that_fit_into_so_much_disk_or_are_so_many(
     assert {version for version, why in said.items() if why == "the best by a score"} == {"0", "1"}
 
 
+def test_what_refused_and_killed_runs_made_goes_where_some_pipeline_has_retention(project: Toy) -> None:
+    project.write("in.txt", "version of a refused run")
+    dvc.Project(project.root).reproduce("report@one", lambda _: None, 600)
+    deliver(project)
+    git(project.root, "checkout", "-q", ".")
+    pipelines(project, "one")
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert said.returncode == 0 and "removed      nothing" in said.stdout
+    pipelines(project, "one", operations={"one": {"retention": {"versions": 5}}})
+    said = trainwright(project.root, "clean", "--versions")
+    assert "would remove 1 objects from remote" in said.stdout
+    assert "of a refused run" in outputs(project, store(project))
+    said = trainwright(project.root, "clean", "--versions", "--yes")
+    assert "removed      1 objects from remote" in said.stdout
+    for place in (store(project), project.root / ".dvc" / "cache"):
+        assert outputs(project, place) == {"0", "1", "2", "3", "4"}
+    assert not git(project.root, "tag", "--list", "*!")
+
+
 def test_a_version_that_is_put_in_use_while_it_asks_keeps_its_data(project: Toy) -> None:
     def sure(_: str) -> bool:
         return registry.promote(project.root, "one", "v1.2.0").startswith("one@v1.2.0 is in use")
