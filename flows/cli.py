@@ -385,9 +385,9 @@ def _accept(arguments: argparse.Namespace) -> int:
     from flows.workspace import require_known
 
     require_known(root, arguments.name)
-    from flows import publication
+    from flows import accepting
 
-    print(publication.accept(root, arguments.name, arguments.why, print, arguments.new_line))
+    print(accepting.accept(root, arguments.name, arguments.why, print, arguments.new_line))
     return 0
 
 

@@ -12,28 +12,24 @@ readers with the old version and the next run with nothing to do but the rest (`
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows import dvc, dvc_lock, git, ledger, registry
 from flows.registry import Act, Bump, Version
-from flows.workspace import Workspace, held, turn, workspace
-from trainwright import champion, operations
-from trainwright.champion import Side, TestSet, Verdict
-from trainwright.core import layout, params, tasks
+from flows.workspace import Workspace, held, workspace
+from trainwright.champion import Verdict
+from trainwright.core import layout
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError
 from trainwright.core.layout import Layout
-from trainwright.core.params import Params, Pipeline
-from trainwright.operations import Publication, Running
-from trainwright.rows import tables
+from trainwright.core.params import Params
+from trainwright.operations import Running
 
 PUBLISHED, UNPUBLISHED = "published", "unpublished"
 OURS = re.compile(r"dvc\.lock|data/[^/]+/(source\.json|base_model\.json|published/.*)")  # what publications write
 SHOWN = 3
-COMPARED = ("splitting", "evaluation", "postprocessing")  # what of a version a comparison reads
 Say = Callable[[str], None]
 
 
@@ -109,10 +105,10 @@ def restore(space: Workspace, name: str, what: Params, head: str | None) -> None
     for pipeline in what.chain(name):
         newest = registry.versions(space.home, pipeline)[-1:]
         if commit := newest[0].commit if newest else head:
-            _put(space, pipeline, commit)
+            bring(space, pipeline, commit)
 
 
-def _put(space: Workspace, pipeline: str, commit: str) -> None:
+def bring(space: Workspace, pipeline: str, commit: str) -> None:
     """Put a pipeline's entries of dvc.lock and its pins, as they are at a commit, into a workspace."""
     own = _of(_entries(space.home, commit), pipeline)
     if own:
@@ -121,30 +117,6 @@ def _put(space: Workspace, pipeline: str, commit: str) -> None:
         for path in _pins(pipeline):
             if (content := git.read(space.home, commit, path)) is not None:
                 layout.write_file(space.root / path, content.decode())
-
-
-def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publication) -> Verdict:
-    """Whether what the workspace's pipeline has made may be published: against the version in use and the best so far.
-
-    Their rows and outputs are restored from cache or remote; no model runs. Raises MachineryError where they cannot be.
-    """
-    here = Layout(space.root, name)
-    challenger = _side(here, "the challenger", pipeline)
-    metrics = json.loads((here.stage("postprocessing") / "metrics.json").read_text(encoding="utf-8"))
-    known = registry.seen(space.home, name)
-    now = registry.in_use(space.home, name)
-    if now is None:
-        return replace(champion.judge(settings, challenger, [], None, [], metrics), known=known)
-    frozen = _frozen(space.home, now)
-    line = _line(space.home, name, frozen)
-    score = settings.score or next(iter(registry.record(space.home, now).get("frozen", {}).get("values", {})), "")
-    best = _best(space.home, line, score, metrics) or now
-    with ExitStack() as stack:
-        rivals = [_restored(stack, space.home, version) for version in dict.fromkeys((now, best))]
-        versions = [version.version for version in line]
-        learnt = _learnt(here, pipeline)
-        verdict = champion.judge(settings, challenger, rivals, frozen, learnt, metrics, versions)
-    return replace(verdict, known=known)
 
 
 def publish(
@@ -217,87 +189,6 @@ def waiting(root: Path) -> dict[str, list[dict[str, Any]]]:
         if ready:
             content = git.read(root, ready.commit, f"{_published(ready.name)}/version.json")
             found[ready.name] = [json.loads(content)] if content else [{"version": ready.version}]
-    return found
-
-
-def accept(home: Path, name: str, why: str, say: Say, new_line: bool = False) -> str:
-    """Take the results of the version in use for the code that is checked out, as a version of its own.
-
-    For changes of code that change no behaviour: the outputs are committed to DVC as they are, every gate runs again,
-    and the ledger and the version's record say that they were accepted and why. With `new_line` the test rows are
-    frozen anew, and what follows is compared on them. Returns what was done, in words.
-
-    Raises InputError where there is nothing to accept, or where parameters or data have changed too, which only a
-    retrain can answer; RefusedError where a gate says no; MachineryError where a version waits to be published, this
-    one or one before.
-    """
-    with turn(home, name, say):
-        return _accept(home, name, why, say, new_line)
-
-
-def _accept(home: Path, name: str, because: str, say: Say, new_line: bool) -> str:
-    finish(home, name, say)
-    if waits := why(home, name):
-        raise MachineryError(f"{name}: a version waits to be published, which comes first: {waits}")
-    registry.fetch(home, name)
-    now = registry.in_use(home, name)
-    if now is None:
-        raise InputError(Fault(name, "no version of it is published", f"Run `trainwright retrain {name}`."))
-    with workspace(home, name, git.head(home)) as space:
-        what, running = operations.load(space.root / "params.yaml")
-        what.pipeline(name)
-        for each in what.chain(name):
-            _put(space, each, now.commit)
-        project = dvc.Project(space.root)
-        require(home, project)
-        nodes = [node.name for node in project.graph(name)]
-        changed = _changed_code(project, name, nodes)
-        if not changed and not new_line:
-            raise InputError(Fault(name, f"{now} is of this code already", "There is nothing to accept."))
-        project.restore([entry for each in what.chain(name) for entry in _of(_lock(space.root), each)])
-        project.commit(changed)
-        gates = [node for node in nodes if node.partition("@")[0].endswith("_gate")]
-        for gate in gates:
-            _again(project, gate, say)
-        known = registry.seen(home, name)
-        frozen = _frozen(home, now)
-        side = _side(Layout(space.root, name), name, what.pipelines[name])
-        if new_line:
-            frozen = champion.freeze(side.rows, frozen.line + 1)
-        verdict = champion.accepted(
-            side, frozen, f"Accepted for other code, with the results of {now}: {because}", known
-        )
-        version, where = publish(
-            space, name, what, running, project, verdict, {"accepted": {"of": now.version, "stages": changed}},
-            bump="patch", act="accept", why=because,
-        )  # fmt: skip
-    told = {"decision": "accepted", "version": version.version, "of": now.version, "stages": changed, "why": because}
-    waits = why(home, name)
-    ledger.record(home, name, told | ({"waits": waits} if waits else {}))
-    if waits:
-        raise MachineryError(f"{version} is accepted, and waits to be published by the next tick: {waits}")
-    return f"{version} has the results of {now.version} for the code of {space.commit[:10]}: {where}"
-
-
-def _again(project: dvc.Project, gate: str, say: Say) -> None:
-    try:
-        project.reproduce(gate, lambda line: say(line.text), float("inf"), force=True)
-    except dvc.StageError as error:
-        failure = Layout(project.root, gate.partition("@")[2]).failure(gate.partition("@")[0])
-        words = json.loads(failure.read_text(encoding="utf-8"))["message"] if failure.exists() else str(error)
-        raise RefusedError(f"{gate}: {words}") from None
-
-
-def _changed_code(project: dvc.Project, name: str, nodes: Sequence[str]) -> list[str]:
-    """The stages of which nothing but code has changed. Raises InputError where something else has, too."""
-    found = []
-    for node in nodes:
-        changes = project.changes(node, missing=False)
-        if other := [words for words in changes if not re.match(r"(stages|trainwright)/\S+ ", words)]:
-            remedy = f"Only new code can be accepted; run `trainwright retrain {name}`."
-            raise InputError(Fault(node, f"not its code alone has changed: {other[0]}", remedy))
-        if changes:
-            found.append(node)
     return found
 
 
@@ -492,58 +383,6 @@ def _files(home: Path, giver: str, base: str, names: Sequence[str]) -> dict[str,
         found |= dict.fromkeys(git.files(home, base, _published(name)))
         found |= {path: content for path in wanted if (content := git.read(home, giver, path)) is not None}
     return found
-
-
-def _side(here: Layout, name: str, pipeline: Pipeline) -> Side:
-    tuned = json.loads((here.stage("postprocessing") / "tuned.json").read_text(encoding="utf-8"))
-    rows, outputs = (tables.read(here.stage(stage) / "test.parquet") for stage in ("splitting", "evaluation"))
-    return Side(name, rows, outputs, tuned, pipeline)
-
-
-def _restored(stack: ExitStack, home: Path, version: Version) -> Side:
-    """A published version's side of a comparison, its bytes those that were certified when it was published."""
-    space = stack.enter_context(workspace(home, version.name, version.commit))
-    here = Layout(space.root, version.name)
-    pipeline = params.load(here.params).pipeline(version.name)
-    project = dvc.Project(space.root)
-    project.restore([f"{stage}@{version.name}" for stage in COMPARED])
-    told = registry.record(home, version)["went_through"]
-    for stage in COMPARED:
-        if layout.digest(here.stage(stage)) != told[stage]["sha256"]:
-            project.verify(f"{stage}@{version.name}")
-            raise MachineryError(f"The {stage} of {version} is not what was published: its objects are damaged.")
-    return _side(here, version.version, pipeline)
-
-
-def _learnt(here: Layout, pipeline: Pipeline) -> Iterator[Any]:
-    columns = ["id", "parent", *tasks.load(pipeline.task, "rows").IDENTITY]
-    for split in ("train", "validation"):
-        yield from tables.batches(here.stage("splitting") / f"{split}.parquet", columns)
-
-
-def _frozen(home: Path, version: Version) -> TestSet:
-    content = git.read(home, version.commit, f"{_published(version.name)}/test_set.json")
-    if content is None:
-        raise MachineryError(f"{version} has no frozen test set")
-    return TestSet.from_json(content)
-
-
-def _line(home: Path, name: str, frozen: TestSet) -> list[Version]:
-    """The versions that were measured on this line, without those that a rollback has taken out or that have no data
-    any more."""
-    standing = {use.commit for use in registry.standing(home, name)}
-    versions = [version for version in registry.versions(home, name) if not version.removed]
-    found = [version for version in versions if version.commit in standing]
-    return [v for v in found if registry.record(home, v).get("frozen", {}).get("line") == frozen.line]
-
-
-def _best(home: Path, line: Sequence[Version], score: str, metrics: Mapping[str, Any]) -> Version | None:
-    from trainwright.scoring import wording
-
-    sign = -1 if wording.kind(metrics, score)["better"] == "lower" else 1
-    values = [(registry.record(home, version)["frozen"]["values"].get(score), version) for version in line]
-    measured = [(sign * value, version) for value, version in values if value is not None]
-    return max(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
 def _headline(metrics: Mapping[str, Any], split: str) -> dict[str, Any]:

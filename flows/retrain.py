@@ -24,7 +24,20 @@ import psutil
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State, StateType
 
-from flows import approval, dvc, evidence, git, ledger, notify, pinning, publication, registry, server, worker
+from flows import (
+    approval,
+    challenge,
+    dvc,
+    evidence,
+    git,
+    ledger,
+    notify,
+    pinning,
+    publication,
+    registry,
+    server,
+    worker,
+)
 from flows.dvc_process import environment
 from flows.pipeline import Pipeline
 from flows.remote_stage import Name
@@ -241,7 +254,7 @@ class Retrain:
         self, space: Workspace, what: params.Params, project: dvc.Project, told: dict[str, tuple[str, str]]
     ) -> tuple[str, str, int, registry.Version | None]:
         settings = self.running.of(self.name).publication
-        verdict = publication.compare(space, self.name, what.pipelines[self.name], settings)
+        verdict = challenge.compare(space, self.name, what.pipelines[self.name], settings)
         self.terminal.say("\n" + verdict.words)
         evidence.publish_comparison(self.name, verdict)
         if not verdict.publish:

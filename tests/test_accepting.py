@@ -1,6 +1,8 @@
 """A comparison from what is published, and results taken for other code: on real rows, through DVC and Git."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ from ruamel.yaml import YAML
 from test_champion import LEARNT, METRICS, RECIPE, ROWS, table
 from test_publication import commit
 
-from flows import dvc, git, ledger, publication, registry
-from flows.publication import PUBLISHED
+from flows import accepting, challenge, dvc, git, ledger, publication, registry
+from flows.publication import PUBLISHED, UNPUBLISHED
 from flows.workspace import workspace
 from trainwright import operations
 from trainwright.champion import Verdict
-from trainwright.core.errors import InputError, RefusedError
+from trainwright.core.errors import InputError, MachineryError, RefusedError
 from trainwright.rows import tables
 from trainwright.tasks.multiple_choice import model
 
@@ -87,7 +89,7 @@ def tick(toy: Toy, wrong: set[int] | None = None, rows: Any = ROWS) -> tuple[Ver
             results(space.root, wrong, rows)
         project = dvc.Project(space.root)
         project._command("repro", *(node.name for node in project.graph("one")))  # all in one process
-        verdict = publication.compare(space, "one", what.pipelines["one"], running.of("one").publication)
+        verdict = challenge.compare(space, "one", what.pipelines["one"], running.of("one").publication)
         if not verdict.publish:
             return verdict, ""
         return verdict, publication.publish(space, "one", what, running, project, verdict, {})[1]
@@ -101,6 +103,39 @@ def in_use(toy: Toy) -> registry.Version:
 
 def frozen(toy: Toy) -> Any:
     return json.loads(git.read(toy.root, in_use(toy).commit, "data/one/published/test_set.json") or b"")
+
+
+def test_what_came_truncated_from_the_remote_does_not_stay_in_the_cache(project: Toy) -> None:
+    tick(project)
+    evaluation = (project.root / "made/evaluation/test.parquet").read_bytes()
+    name = hashlib.md5(evaluation).hexdigest()
+    kept = project.root.parent / "store" / "files" / "md5" / name[:2] / name[2:]
+    kept.chmod(0o644)
+    kept.write_bytes(evaluation[: len(evaluation) // 2])
+    for folder in (project.root / ".dvc" / "cache", project.root.parent / ".site"):
+        shutil.rmtree(folder)  # as on a machine that is new
+    for _ in range(2):
+        with pytest.raises(MachineryError, match=rf"on the DVC remote: data/one/evaluation/test.parquet \({name}\)"):
+            tick(project, set(range(0, 300, 5)))
+    kept.write_bytes(evaluation)
+    assert tick(project, set(range(0, 300, 5)))[1] == PUBLISHED
+
+
+def test_a_version_that_waits_comes_before_what_is_accepted(project: Toy) -> None:
+    tick(project)
+    store = project.root.parent / "store"
+    store.rename(store.with_name("away"))
+    store.write_text("a file where the folder was")
+    results(project.root, set(range(0, 300, 5)))
+    commit(project)
+    assert tick(project)[1] == UNPUBLISHED
+    project.write("stages/evaluation.py", "# another comment\n")
+    commit(project)
+    with pytest.raises(MachineryError, match="a version waits to be published, which comes first"):
+        accepting.accept(project.root, "one", "a comment", lambda _: None)
+    store.unlink()
+    store.with_name("away").rename(store)
+    assert "one@v1.1.1 has the results of v1.1.0" in accepting.accept(project.root, "one", "a comment", lambda _: None)
 
 
 def test_a_challenger_is_compared_with_what_is_published_on_the_rows_of_the_first_version(project: Toy) -> None:
@@ -121,10 +156,10 @@ def test_a_challenger_is_compared_with_what_is_published_on_the_rows_of_the_firs
 def test_results_are_accepted_for_code_that_changes_none_and_for_nothing_else(project: Toy) -> None:
     tick(project)
     with pytest.raises(InputError, match="is of this code already"):
-        publication.accept(project.root, "one", "why not", lambda _: None)
+        accepting.accept(project.root, "one", "why not", lambda _: None)
     project.write("stages/evaluation.py", "# a comment\n")
     new = commit(project)
-    words = publication.accept(project.root, "one", "a comment", lambda _: None)
+    words = accepting.accept(project.root, "one", "a comment", lambda _: None)
     assert words == f"one@v1.0.1 has the results of v1.0.0 for the code of {new[:10]}: published"
     version = in_use(project)
     record = registry.record(project.root, version)
@@ -139,7 +174,7 @@ def test_results_are_accepted_for_code_that_changes_none_and_for_nothing_else(pr
     results(project.root, {1})
     commit(project)
     with pytest.raises(InputError, match="not its code alone has changed"):
-        publication.accept(project.root, "one", "new data", lambda _: None)
+        accepting.accept(project.root, "one", "new data", lambda _: None)
 
 
 def test_what_a_gate_refuses_is_not_accepted(project: Toy) -> None:
@@ -148,7 +183,7 @@ def test_what_a_gate_refuses_is_not_accepted(project: Toy) -> None:
     project.write("no", "")
     commit(project)
     with pytest.raises(RefusedError, match="splitting_gate@one"):
-        publication.accept(project.root, "one", "a comment", lambda _: None)
+        accepting.accept(project.root, "one", "a comment", lambda _: None)
     assert in_use(project).version == "v1.0.0"
 
 
@@ -156,5 +191,5 @@ def test_a_person_starts_a_new_line_whose_rows_are_frozen_anew(project: Toy) -> 
     tick(project)
     gone, where = tick(project, {1}, table(300))
     assert where == "" and len(gone.unmeasured[0][1]) == 100
-    publication.accept(project.root, "one", "the old test is worn out", lambda _: None, new_line=True)
+    accepting.accept(project.root, "one", "the old test is worn out", lambda _: None, new_line=True)
     assert frozen(project)["line"] == 2 and frozen(project)["frozen_at"] == "v1.0.1"

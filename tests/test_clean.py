@@ -12,7 +12,7 @@ import pytest
 from conftest import Toy
 from fixtures.repository import git, pipelines, repository, trainwright
 
-from flows import clean, dvc, publication, registry, workspace
+from flows import challenge, clean, dvc, registry, workspace
 from trainwright import operations
 from trainwright.champion import TestSet
 from trainwright.core.errors import MachineryError
@@ -100,7 +100,7 @@ def test_what_no_kept_version_needs_goes_from_cache_and_remote_and_kept_ones_sti
 
 def test_a_version_that_loses_its_data_is_told_of_before_they_go_and_never_chosen_again(project: Toy) -> None:
     def line() -> list[str]:
-        return [v.version for v in publication._line(project.root, "one", TestSet(1, (), ()))]
+        return [v.version for v in challenge._line(project.root, "one", TestSet(1, (), ()))]
 
     hook = bare(project) / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\nexit 1\n")
@@ -169,8 +169,8 @@ def test_after_a_rollback_the_version_that_the_next_comparison_takes_for_the_bes
     publish(project, 5, 15)
     publish(project, 6, 12)
     deliver(project)
-    line = publication._line(project.root, "one", TestSet(1, (), ()))
-    best = publication._best(project.root, line, "f1", {})
+    line = challenge._line(project.root, "one", TestSet(1, (), ()))
+    best = challenge._best(project.root, line, "f1", {})
     said = trainwright(project.root, "clean", "--versions", "--yes")
     assert said.returncode == 0, said.stderr
     assert f"{best}: kept, the best by a score" in said.stdout and str(best) == "one@v1.2.0"

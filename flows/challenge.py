@@ -1,0 +1,98 @@
+"""The comparison of what a workspace has made with what is published: their rows and outputs, restored, judged."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flows import dvc, git, registry
+from flows.registry import Version
+from flows.workspace import Workspace, workspace
+from trainwright import champion
+from trainwright.champion import Side, TestSet, Verdict
+from trainwright.core import layout, params, tasks
+from trainwright.core.errors import MachineryError
+from trainwright.core.layout import Layout
+from trainwright.core.params import Pipeline
+from trainwright.operations import Publication
+from trainwright.rows import tables
+
+COMPARED = ("splitting", "evaluation", "postprocessing")  # what of a version a comparison reads
+
+
+def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publication) -> Verdict:
+    """Whether what the workspace's pipeline has made may be published: against the version in use and the best so far.
+
+    Their rows and outputs are restored from cache or remote; no model runs. Raises MachineryError where they cannot be.
+    """
+    here = Layout(space.root, name)
+    challenger = side(here, "the challenger", pipeline)
+    metrics = json.loads((here.stage("postprocessing") / "metrics.json").read_text(encoding="utf-8"))
+    known = registry.seen(space.home, name)
+    now = registry.in_use(space.home, name)
+    if now is None:
+        return replace(champion.judge(settings, challenger, [], None, [], metrics), known=known)
+    test_set = frozen(space.home, now)
+    line = _line(space.home, name, test_set)
+    score = settings.score or next(iter(registry.record(space.home, now).get("frozen", {}).get("values", {})), "")
+    best = _best(space.home, line, score, metrics) or now
+    with ExitStack() as stack:
+        rivals = [_restored(stack, space.home, version) for version in dict.fromkeys((now, best))]
+        versions = [version.version for version in line]
+        learnt = _learnt(here, pipeline)
+        verdict = champion.judge(settings, challenger, rivals, test_set, learnt, metrics, versions)
+    return replace(verdict, known=known)
+
+
+def side(here: Layout, name: str, pipeline: Pipeline) -> Side:
+    tuned = json.loads((here.stage("postprocessing") / "tuned.json").read_text(encoding="utf-8"))
+    rows, outputs = (tables.read(here.stage(stage) / "test.parquet") for stage in ("splitting", "evaluation"))
+    return Side(name, rows, outputs, tuned, pipeline)
+
+
+def _restored(stack: ExitStack, home: Path, version: Version) -> Side:
+    """A published version's side of a comparison, its bytes those that were certified when it was published."""
+    space = stack.enter_context(workspace(home, version.name, version.commit))
+    here = Layout(space.root, version.name)
+    pipeline = params.load(here.params).pipeline(version.name)
+    project = dvc.Project(space.root)
+    project.restore([f"{stage}@{version.name}" for stage in COMPARED])
+    told = registry.record(home, version)["went_through"]
+    for stage in COMPARED:
+        if layout.digest(here.stage(stage)) != told[stage]["sha256"]:
+            project.verify(f"{stage}@{version.name}")
+            raise MachineryError(f"The {stage} of {version} is not what was published: its objects are damaged.")
+    return side(here, version.version, pipeline)
+
+
+def _learnt(here: Layout, pipeline: Pipeline) -> Iterator[Any]:
+    columns = ["id", "parent", *tasks.load(pipeline.task, "rows").IDENTITY]
+    for split in ("train", "validation"):
+        yield from tables.batches(here.stage("splitting") / f"{split}.parquet", columns)
+
+
+def frozen(home: Path, version: Version) -> TestSet:
+    content = git.read(home, version.commit, f"data/{version.name}/published/test_set.json")
+    if content is None:
+        raise MachineryError(f"{version} has no frozen test set")
+    return TestSet.from_json(content)
+
+
+def _line(home: Path, name: str, frozen: TestSet) -> list[Version]:
+    """The versions that were measured on this line, without those that a rollback has taken out or that have no data
+    any more."""
+    standing = {use.commit for use in registry.standing(home, name)}
+    versions = [version for version in registry.versions(home, name) if not version.removed]
+    found = [version for version in versions if version.commit in standing]
+    return [v for v in found if registry.record(home, v).get("frozen", {}).get("line") == frozen.line]
+
+
+def _best(home: Path, line: Sequence[Version], score: str, metrics: Mapping[str, Any]) -> Version | None:
+    from trainwright.scoring import wording
+
+    sign = -1 if wording.kind(metrics, score)["better"] == "lower" else 1
+    values = [(registry.record(home, version)["frozen"]["values"].get(score), version) for version in line]
+    measured = [(sign * value, version) for value, version in values if value is not None]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else None
