@@ -43,6 +43,7 @@ SILENCE = timedelta(seconds=65)  # two heartbeats (flows/server.py) have not com
 WAITS = timedelta(minutes=30)  # after which a run that has not begun is one that waits for too long
 OURS = "trainwright: "  # what the names of our automations begin with
 TELL = f"{OURS}tell "
+WHO = "{{ flow_run.parameters.name or flow_run.name }}"  # a run that has not begun does not bear its pipeline's name
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # The names of final states: Prefect's, those of stages (flows/remote_stage.py), and those of ticks (flows/retrain.py).
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}
@@ -193,7 +194,7 @@ def _telling(blocks: Mapping[str, tuple[UUID, Notification]]) -> Iterator[Automa
     for slug, (block, notification) in blocks.items():
         if "failed" in notification.events:
             body = "It was ended without a decision: {{ flow_run.state.message }}"
-            send = SendNotification(block_document_id=block, subject="{{ flow_run.name }}: failed", body=body)
+            send = SendNotification(block_document_id=block, subject=f"{WHO}: failed", body=body)
             yield AutomationCore(
                 name=f"{TELL}{slug} of failed",
                 description="A retrain that was ended cannot say so itself.",
@@ -210,7 +211,7 @@ def _telling(blocks: Mapping[str, tuple[UUID, Notification]]) -> Iterator[Automa
         if "waiting" in notification.events:
             minutes = f"{WAITS.total_seconds() / 60:.0f} minutes"
             body = f"It has waited for a worker, or for another run, for {minutes}. `trainwright status` says why."
-            send = SendNotification(block_document_id=block, subject="{{ flow_run.name }}: waiting", body=body)
+            send = SendNotification(block_document_id=block, subject=f"{WHO}: waiting", body=body)
             yield AutomationCore(
                 name=f"{TELL}{slug} of waiting",
                 description="A run that nobody takes, or that waits for another of its pipeline.",
@@ -282,12 +283,11 @@ def _deployment(client: SyncPrefectClient, wanted: Wanted) -> str:
     except ObjectNotFound:
         found = None
     by_hand = found is not None and is_paused(found)
+    active = found is None or not found.schedules or any(entry.active for entry in found.schedules)
     if found and _same(found, content, wanted):
         return f"deployment   unchanged: {shown}{'; paused by hand' if by_hand else ''}"
     limit = 1 if wanted.schedule else None
-    schedules = (
-        [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=not by_hand)] if wanted.schedule else []
-    )
+    schedules = [DeploymentScheduleCreate(schedule=_cron(wanted.schedule), active=active)] if wanted.schedule else []
     flow_id = client.create_flow(flow)
     client.create_deployment(flow_id, wanted.name, schedules=schedules, concurrency_limit=limit, **content)
     return f"deployment   {'updated' if found else 'made'}: {shown}{'; paused by hand' if by_hand else ''}"

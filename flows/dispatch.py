@@ -34,6 +34,7 @@ TOLD = 15.0  # seconds between two words on why it waits
 NOBODY = 40.0  # seconds without a worker of the label, after which there is none
 ABSENT = 10.0  # seconds without a look at its queue, after which a worker is away
 SILENCE = 30.0  # seconds without a sign of life, while the server answers, after which a worker is dead
+POD = 600.0  # seconds that a pod or container has for that, beside what one waits for a worker
 STARTING = 120.0  # seconds that a worker has to start a run that it took
 AWAY = 600.0  # seconds that the server may be away
 SENT = 3  # times that a stage is sent, where workers take us for dead
@@ -171,10 +172,12 @@ class _Journey:
 
     def find_deployment(self) -> UUID:
         """The stage deployment's id, which `deploy` and workers make. Raises MachineryError where nobody comes to."""
+        deadline = time.monotonic() + self.patience
         while True:
             with suppress(ObjectNotFound):
                 return self.api.read_deployment_by_name(pool.stage(self.served_by)).id
-            self._is_served()
+            if self._is_served() and time.monotonic() > deadline:
+                raise MachineryError(f"the server has no deployment {pool.stage(self.served_by)}: `trainwright deploy`")
             time.sleep(POLL)
 
     def run_until_kept(
@@ -195,7 +198,11 @@ class _Journey:
         """
         try:
             made = self.api.create_flow_run_from_deployment(
-                deployment, parameters=parameters, work_queue_name=self.label, labels={ASKED: 0}
+                deployment,
+                parameters=parameters,
+                name=f"{parameters['stage']}@{parameters['pipeline']}",
+                work_queue_name=self.label,
+                labels={ASKED: 0},
             )
         except PrefectHTTPStatusError as error:
             raise MachineryError(f"the server does not take the run: {error.response.text}") from error
@@ -228,8 +235,7 @@ class _Journey:
                     if now - began > seconds + ENDING:
                         raise TimeoutError
                 elif state.is_pending():
-                    if works.still(state.type) > STARTING and self.served_by == pool.POOL:  # a pod waits for its node
-                        raise MachineryError(f"worker {name} took the stage and did not start it")
+                    self._starting(str(name), works.still(state.type))
                 elif self._is_served():
                     self._tell(self._busy(run))
                 away = 0.0
@@ -243,6 +249,15 @@ class _Journey:
                     raise MachineryError(f"Prefect's server is away: {error}") from error
                 self._tell(f"Prefect's server does not answer: {error}")
             time.sleep(POLL)
+
+    def _starting(self, name: str, seconds: float) -> None:
+        """Raise MachineryError where a worker took the stage so many seconds ago that it will not start it any more."""
+        longest = STARTING
+        if self.served_by != pool.POOL:  # a pod waits for its node, or for its image
+            longest = POD + self.patience
+            self._tell(f"its pod or container of the pool {self.served_by} has not begun")
+        if seconds > longest:
+            raise MachineryError(f"worker {name} took the stage and did not start it")
 
     def _is_served(self) -> bool:
         """Whether a worker looks at the label's queue. Says so where none does, and raises MachineryError when that has
@@ -259,7 +274,10 @@ class _Journey:
         if refused := [known for known in pool.workers(self.api) if known.refused and self.label in known.labels]:
             words += f"; {refused[0].machine} was refused at {refused[0].since}: {refused[0].refused}"
         if time.monotonic() - self._alone > self.patience:
-            raise MachineryError(f"{words}. Start one: `trainwright worker {self.label}`")
+            start = f"trainwright worker {self.label}"
+            if self.served_by != pool.POOL:
+                start = f"prefect worker start --pool {self.served_by} --work-queue {self.label}"
+            raise MachineryError(f"{words}. Start one: `{start}`")
         if time.monotonic() - self._alone > ABSENT / 2:
             self._tell(words)
         return False

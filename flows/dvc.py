@@ -344,7 +344,7 @@ class Project:
     def verify(self, stage: str) -> None:
         """Hash the outputs of `stage` that are here: DVC trusts what it has fetched, cut short or not.
 
-        Raises MachineryError, with the bad ones gone from the cache, where one is not what dvc.lock names.
+        Raises MachineryError, with the bad ones gone from here and the cache, where one is not what dvc.lock names.
         """
         from dvc_data.hashfile.hash import file_md5
 
@@ -357,8 +357,12 @@ class Project:
                 if not path.is_file() or file_md5(str(path), name=out.hash_name) != wanted.value:
                     bad.append(f"{path.relative_to(self.root)} ({wanted.value})")
                     Path(out.cache.oid_to_path(wanted.value)).unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)  # DVC would take it for what it should be
         if bad:
-            raise MachineryError(f"not as they were made, on the DVC remote: {', '.join(bad)}. Remove them there.")
+            raise MachineryError(
+                f"not as they were made: {', '.join(bad)}. They are out of the cache; where the next try says so "
+                "too, they are damaged on the DVC remote: remove them there."
+            )
 
     def _stages(self) -> list[Any]:
         with self._repo.lock:

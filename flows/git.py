@@ -45,6 +45,7 @@ BUSY = (
 )
 TALKS = ("fetch", "push", "ls-remote")  # what talks to the remote
 DEADLINE = 300.0  # seconds that it has for that; a line that went dead would keep it for ever
+FOR_GOOD = "exists; cannot create"  # a branch that is gone is in the way of one below its name: Git says what to do
 UNMADE = 5  # seconds after which nobody is making it any more
 # Hooks of a clone are for the commits of a person: those of `dvc install` check out and push data.
 NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
@@ -68,6 +69,18 @@ class ProtectedError(GitError):
 
 class OvertakenError(GitError):
     """A ref is not as expected, or another git holds it at this moment."""
+
+
+@contextmanager
+def hurrying(seconds: float) -> Iterator[None]:
+    """Give the remote no more than so many seconds for each answer, and no more for a race, while the block runs."""
+    global DEADLINE, PATIENCE
+    before = DEADLINE, PATIENCE
+    DEADLINE, PATIENCE = min(DEADLINE, seconds), min(PATIENCE, seconds)
+    try:
+        yield
+    finally:
+        DEADLINE, PATIENCE = before
 
 
 def tries() -> Iterator[AbstractContextManager[None]]:
@@ -115,7 +128,8 @@ def raw(root: Path, *arguments: str, stdin: bytes | None = None, index: Path | N
             _end(child)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            raise GitError(f"git {arguments[0]}: the remote has not answered for {DEADLINE:.0f} s") from None
+            words = f"no end after {DEADLINE:.0f} s: the remote does not answer, or too slowly"
+            raise GitError(f"git {arguments[0]}: {words}") from None
     if child.returncode:
         words = complained.decode(errors="replace").strip() or f"exit code {child.returncode}"
         raise GitError(f"git {arguments[0]}: {words}", child.returncode, said)
@@ -296,7 +310,7 @@ def fetch(root: Path, *refspecs: str, prune: bool = False) -> set[str]:
                 git(root, "fetch", *how, name, *wanted)
                 break
             except GitError as error:  # another process of this clone is writing the same ref, or makes a worktree
-                if not any(word in str(error) for word in BUSY):
+                if FOR_GOOD in str(error) or not any(word in str(error) for word in BUSY):
                     raise
                 _forget_unmade(root)
                 raise OvertakenError(str(error)) from None

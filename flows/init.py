@@ -71,7 +71,8 @@ def _complete(root: Path, project: dvc.Project, wishes: Wishes, ask: Ask | None)
 def place(flag: str, where: str | None) -> str | None:
     """A URL as it is, a path made absolute: relative, it would be another place in every workspace.
 
-    Raises InputError for a URL with a password or a token in it, which would come to stand in files and messages.
+    Raises InputError for a URL with a user name, password or token in it, which would come to stand in files and
+    messages.
     """
     if where == "":
         raise InputError(Fault("trainwright init", "is empty", f"Give it: --{flag} …", field=f"--{flag}"))
@@ -86,7 +87,7 @@ def place(flag: str, where: str | None) -> str | None:
             "dvc-remote": "Leave it out, and keep it on this machine: `dvc remote modify --local storage password …`.",
         }
         raise InputError(
-            Fault("trainwright init", "the URL has a password or a token in it", keep[flag], field=f"--{flag}")
+            Fault("trainwright init", "the URL has a user name, password or token in it", keep[flag], field=f"--{flag}")
         )
     return where
 

@@ -34,14 +34,15 @@ def record(root: Path, name: str, decision: dict[str, Any]) -> None:
     sync(root)
 
 
-def sync(root: Path) -> bool:
-    """Fetch the ledger, and bring there what waits here. False where the remote is away, or there is none."""
+def sync(root: Path, wait: bool = True) -> bool:
+    """Fetch the ledger, and bring there what waits here. False where the remote is away, or there is none, or, unless
+    one is to `wait`, another process is doing so."""
     folder = _pending(root)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with held(folder.parent / "lock"):  # of one clone one process pushes, for all that wait
+        with held(folder.parent / "lock", wait):  # of one clone one process pushes, for all that wait
             _deliver(root)
-    except (MachineryError, InputError):
+    except (MachineryError, InputError, BlockingIOError):
         return False
     return True
 

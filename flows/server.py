@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from trainwright.core import process
@@ -90,7 +91,7 @@ def run_state(run: str) -> str:
             _asking(f"{os.environ['PREFECT_API_URL']}/flow_runs/{run}"), timeout=ANSWER
         ) as told:
             return str((json.load(told).get("state") or {}).get("type", ""))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, HTTPException):
         return ""
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,14 +69,13 @@ def _fetch(root: Path) -> Told:
     """Bring the remote's versions and ledger here. Returns whether it answered."""
     if git.remote(root) is None:
         return {"answers": None, "words": ""}
-    whole, git.DEADLINE = git.DEADLINE, min(PATIENCE, git.DEADLINE)
-    try:
-        registry.fetch(root)
-        words = "" if ledger.sync(root) else "the ledger could not be fetched, or not what waits here be brought there"
-    except TrainwrightError as error:
-        words = str(error)
-    finally:
-        git.DEADLINE = whole
+    with git.hurrying(PATIENCE):
+        try:
+            registry.fetch(root)
+            busy = "the ledger could not be fetched, or not what waits here be brought there"
+            words = "" if ledger.sync(root, wait=False) else busy
+        except TrainwrightError as error:
+            words = str(error)
     return {"answers": not words, "words": words and f"As it was when the remote was last reached: {words}"}
 
 
@@ -119,12 +119,14 @@ def _serve(told: Told, running: Running) -> None:
         for pipeline in told["pipelines"]:
             found = known.get(pipeline["name"])
             pipeline |= {"deployed": found is not None, "paused": deploy.is_paused(found) if found else None}
-        try:
-            queues = {queue.name: queue for queue in client.read_work_queues(work_pool_name=pool.POOL)}
-        except ObjectNotFound:
-            queues = {}
+        others = {label: needs.pool for label, needs in running.labels.items() if needs.pool}
+        queues: dict[str, WorkQueue] = {}
+        for of in (pool.POOL, *dict.fromkeys(others.values())):
+            with suppress(ObjectNotFound):
+                found_there = client.read_work_queues(work_pool_name=of)
+                queues |= {queue.name: queue for queue in found_there if others.get(queue.name, pool.POOL) == of}
         told["workers"] = [_worker(known) for known in pool.workers(client)] if queues else []
-        runs = _runs(client) if queues else []
+        runs = _runs(client, [pool.POOL, *others.values()]) if queues else []
         told["labels"] = [
             _label(name, queues, told["workers"], running) for name in (RETRAIN, *sorted(running.served()))
         ]
@@ -145,12 +147,14 @@ def _worker(known: "Worker") -> Told:
 def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], running: Running) -> Told:
     from flows import pool
 
-    needs = running.labels[name].model_dump(exclude_none=True) if name in running.labels else {}
+    wants = running.labels.get(name)
+    needs = wants.model_dump(exclude_none=True, exclude={"pool"}) if wants else {}
     queue = queues.get(name)
     asked = queue.last_polled if queue else None
     return {
         "name": name,
         "needs": needs,
+        "pool": (wants and wants.pool) or pool.POOL,
         "workers": [worker["name"] for worker in workers if worker["alive"] and name in worker["labels"]],
         "refused": [worker["refused"] for worker in workers if worker["refused"] and name in worker["labels"]],
         "polled": _iso(asked),
@@ -158,20 +162,18 @@ def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], runni
     }
 
 
-def _runs(client: "SyncPrefectClient") -> "list[FlowRun]":
-    """The pool's runs, and the retrains by hand, that are going on or due; those of schedules that are still to come
-    are not."""
+def _runs(client: "SyncPrefectClient", pools: list[str]) -> "list[FlowRun]":
+    """The runs of some pools, and the retrains by hand, that are going on or due; those of schedules that are still to
+    come are not."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
-
-    from flows import pool
 
     going = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING, StateType.SCHEDULED]
     due = filters.FlowRunFilterNextScheduledStartTime.model_validate(
         {"before_": datetime.now(UTC) + timedelta(minutes=1)}
     )
-    ours = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool.POOL]))
+    ours = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=pools))
     by_hand = filters.FlowFilter(name=filters.FlowFilterName(any_=["retrain"]))
     found: list[FlowRun] = []
     for types, when in ((going[:-1], None), (going[-1:], due)):
@@ -238,7 +240,9 @@ def _why(run: "FlowRun", runs: "list[FlowRun]", labels: dict[str, Told], queues:
     if known and known["live"]:
         return _busy(label, runs) or f"a worker of {label} will take it at its next poll"
     unmet = f"; one did not start: {known['refused'][-1]}" if known and known["refused"] else ""
-    return f"no live worker serves {label}: start one with `trainwright worker {label}`{unmet}"
+    ours = f"trainwright worker {label}"
+    start = ours if not known or known["pool"] == "trainwright" else f"prefect worker start --pool {known['pool']}"
+    return f"no live worker serves {label}: start one with `{start}`{unmet}"
 
 
 def _busy(label: str, runs: "list[FlowRun]") -> str:

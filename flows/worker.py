@@ -190,9 +190,8 @@ def _supervise(root: Path, name: str, labels: Sequence[str], limit: int) -> int:
         nonlocal told
         told = True
         with suppress(ProcessLookupError):  # told twice
-            os.kill(
-                child.pid, signal.SIGKILL
-            )  # the kernel tells its runs to end; idle, it would not hear a first SIGTERM
+            # The kernel tells its runs to end; idle, it would not hear a first SIGTERM.
+            os.kill(child.pid, signal.SIGKILL)
 
     for by in (signal.SIGTERM, signal.SIGINT):
         signal.signal(by, end)

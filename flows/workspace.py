@@ -136,18 +136,15 @@ def require_name(name: str) -> None:
 
 def require_known(root: Path, name: str) -> None:
     """Raises InputError where no pipeline is called `name`, in params.yaml as it is here or in the commit that is
-    checked out: what is decided of it would stay in the team's ledger for good."""
+    checked out, and no version is: what is decided of it would stay in the team's ledger for good. Where neither can be
+    read, it may be one."""
     require_name(name)
-    from trainwright import operations
     from trainwright.core import params
 
     here, there = (root / "params.yaml").read_bytes(), git.read(root, "HEAD", "params.yaml") or b""
     known = [found for text in (here, there) for found in params.names(text.decode("utf-8-sig", errors="replace"))]
-    if name not in known:
-        if not known:
-            operations.load(root / "params.yaml")  # where it cannot be read, it says why
-        remedy = nearest(name, dict.fromkeys(known)) if known else "Run `trainwright add RECIPE` to add one."
-        raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", remedy))
+    if known and name not in known and not git.tags(root, f"{name}@*"):
+        raise InputError(Fault("params.yaml", f"there is no pipeline {name!r}", nearest(name, dict.fromkeys(known))))
 
 
 def bring_sources(space: Workspace, pipeline: Pipeline) -> None:
@@ -206,7 +203,7 @@ def _value(where: str, text: str) -> object:
 
     try:
         return YAML(typ="safe").load(text)
-    except (YAMLError, RecursionError) as error:
+    except (YAMLError, RecursionError, ValueError) as error:  # ValueError: a day that no month has
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         remedy = "Write the value as params.yaml would have it: --set training.epochs=2."
         raise InputError(Fault(where, f"the value is not valid YAML: {reason}", remedy)) from None

@@ -92,13 +92,13 @@ for _ in range(2):
     deploy.deploy(Path.cwd(), print)
 with pool.client() as api:
     flows = {name: api.create_flow_from_name(name) for name in ("retrain", "another")}
-    def run(flow, *states):
+    def run(flow, *states, **given):
         made = api.create_deployment(flows[flow], flow, work_pool_name=pool.POOL)
-        made = api.create_flow_run_from_deployment(made, name=f"a {flow}")
+        made = api.create_flow_run_from_deployment(made, parameters=given, name=None if given else f"a {flow}")
         for state in states:
             api.set_flow_run_state(made.id, state, force=True)
     run("another", Crashed(message="not ours"))
-    run("retrain", Crashed(message="its process has died"))
+    run("retrain", Crashed(message="its process has died"), name="one")
     run("retrain", State(type="SCHEDULED", name="Late"))
 """
 
@@ -186,7 +186,7 @@ def test_the_server_tells_of_runs_that_were_ended_or_wait_too_long(toy: Toy, ser
             assert {f"automation   {done}: {tell} failed", f"automation   {done}: {tell} waiting"} <= set(lines)
         wait(lambda: len(Hook.told) >= 2, 120, "the server tells nobody")
         hook.shutdown()
-    ended = {"title": "a retrain: failed", "text": "It was ended without a decision: its process has died"}
+    ended = {"title": "one: failed", "text": "It was ended without a decision: its process has died"}
     words = "It has waited for a worker, or for another run, for 0 minutes. `trainwright status` says why."
     assert sorted(Hook.told, key=str) == sorted([ended, {"title": "a retrain: waiting", "text": words}], key=str)
 

@@ -104,7 +104,15 @@ def test_a_schedule_that_was_paused_stays_so_when_it_changes(project: Toy) -> No
     pipelines(project, "one", operations={"one": {"schedule": {"cron": "0 3 * * *"}}})
     assert "deployment updated: retrain/one, 0 3 * * * in UTC; paused by hand" in deploy(project.root)
     with client() as api:
-        assert [entry.active for entry in api.read_deployment_by_name("retrain/one").schedules] == [False]
+        found = api.read_deployment_by_name("retrain/one")
+        assert [entry.active for entry in found.schedules] == [False]
+        api.update_deployment_schedule(found.id, found.schedules[0].id, active=True)
+        api.pause_deployment(found.id)
+    pipelines(project, "one", operations={"one": NIGHTLY})
+    assert "deployment updated: retrain/one, 0 2 * * * in Europe/Berlin; paused by hand" in deploy(project.root)
+    with client() as api:  # so that to resume the deployment is enough
+        found = api.read_deployment_by_name("retrain/one")
+        assert found.paused and [entry.active for entry in found.schedules] == [True]
 
 
 def test_with_no_pipeline_left_none_goes_on(project: Toy) -> None:

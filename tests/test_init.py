@@ -82,7 +82,7 @@ def test_a_url_with_a_password_in_it_is_refused_and_written_nowhere(
     wishes[flag] = f"https://{who}@example.org/models"
     said = trainwright(project.root, "init", *(part for pair in wishes.items() for part in pair), *ARE)
     assert said.returncode == 2
-    assert flag in said.stderr and "has a password or a token in it" in said.stderr
+    assert flag in said.stderr and "has a user name, password or token in it" in said.stderr
     told = subprocess.run(["grep", "-r", "s3cret-canary", str(project.root)], capture_output=True, text=True)
     assert told.stdout == "" and "s3cret-canary" not in said.stdout + said.stderr
 

@@ -92,6 +92,7 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, old: str, new: str
     [
         ("dispatch: {training: GPU}", "", "label 'GPU' must be lower-case words joined by hyphens"),
         ("dispatch: {training: retrain}", "", "the label 'retrain' is that of schedules"),
+        ("labels: {gpu: {pool: stage}}", "", "the pool of label 'gpu' may not be called 'stage'"),
         ("dispatch: {trainin: gpu}", "dispatch.trainin", "unknown key"),
         ("labels: {gpu: {cuda: twelve}}", "labels.gpu.cuda", "string should match pattern"),
         ("labels: {gpu: {gpu_memory_gb: -1}}", "labels.gpu.gpu_memory_gb", "input should be greater than 0"),
@@ -160,6 +161,7 @@ def test_a_missing_section_is_asked_for_as_it_may_be_written(tmp_path: Path) -> 
         (b"\xff", "not UTF-8 at byte 0"),
         (b"a\0b", "not valid YAML"),
         (b"a: [", "not valid YAML"),
+        (b"a: 2024-13-45", "not valid YAML"),
         (b"pipelines: !!python/object:os.system {}", "not valid YAML"),
         (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
         (b"a: &x [*x]", "nested too deeply"),

@@ -102,7 +102,7 @@ def test_a_git_remote_that_never_answers_keeps_nobody_waiting(project: Toy, monk
     git(project.root, "config", "protocol.ext.allow", "always")
     git(project.root, "remote", "add", "origin", "ext::sleep 613")
     monkeypatch.setattr(status, "PATIENCE", 0.5)
-    assert "the remote has not answered for 0 s" in status.status(project.root)["remote"]["words"]
+    assert "no end after 0 s: the remote does not answer" in status.status(project.root)["remote"]["words"]
 
 
 def test_a_workspace_that_is_held_and_one_that_a_crash_left_are_told_apart(project: Toy) -> None:

@@ -22,6 +22,7 @@ LABEL = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 # A part of a field of cron that our reader and Prefect's take alike: not `L`, `#` or `H`, and not `5-5`, which is every
 # value to Prefect's.
 CRON = re.compile(r"(\*|(\d{1,2}|[a-z]{3})-(?!\2(/|$))(\d{1,2}|[a-z]{3}))(/\d+)?|\d{1,2}|[a-z]{3}", re.IGNORECASE)
+OWN = ("trainwright", "stage")  # what the pool of workers of ours is called, and what it runs
 RETRAIN = "retrain"  # the label of the workers that run what schedules start
 Event = Literal["published", "refused", "failed", "waiting"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -90,7 +91,7 @@ class Publication(Section):
     draws: POSITIVE = 2000
     slice_floors: dict[str, float] = Field(default_factory=dict)
     approval: Literal["none", "required"] = "none"
-    approval_hours: Annotated[float, Field(gt=0)] = 24.0
+    approval_hours: Annotated[float, Field(gt=0, le=365 * 24)] = 24.0
     branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "published"
 
 
@@ -182,6 +183,11 @@ class Running(Section):
                 raise ValueError(f"label {label!r} must be lower-case words joined by hyphens")
             if label == RETRAIN:
                 raise ValueError(f"the label {RETRAIN!r} is that of schedules; no stage may be sent to it")
+        for label, needs in self.labels.items():
+            if needs.pool in OWN:
+                raise ValueError(
+                    f"the pool of label {label!r} may not be called {needs.pool!r}, as ours and its runs are"
+                )
         return self
 
     def of(self, pipeline: str) -> Operations:

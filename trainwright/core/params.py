@@ -428,7 +428,7 @@ def names(text: str) -> list[str]:
     """The pipelines that the text of a params.yaml has, whatever is wrong with them; none where it cannot be read."""
     try:
         data = YAML(typ="safe").load(text)
-    except (YAMLError, RecursionError):
+    except (YAMLError, RecursionError, ValueError):
         return []
     pipelines = data.get("pipelines") if isinstance(data, dict) else None
     return [str(name) for name in pipelines] if isinstance(pipelines, dict) else []

@@ -30,7 +30,7 @@ def read_yaml(path: Path) -> Any:
         raise InputError(Fault(path.name, f"not UTF-8 at byte {error.start}", "Save the file as UTF-8.")) from None
     except RecursionError:
         raise InputError(Fault(path.name, "nested too deeply to be read", "Flatten it.")) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: a day that no month has
         mark = getattr(error, "problem_mark", None)
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         row = f"line {mark.line + 1}" if mark else ""
