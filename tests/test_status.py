@@ -22,6 +22,15 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture
 def deployed(project: Toy, prefect_api: None) -> Iterator[Toy]:
+    """On a server that other tests share, whose retrains were killed: those are over."""
+    from prefect.client.schemas import filters
+    from prefect.states import Cancelled
+
+    live = filters.FlowRunFilterStateType.model_validate({"any_": ["RUNNING", "PENDING", "PAUSED", "CANCELLING"]})
+    going = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=live))
+    with client() as api:
+        for run in api.read_flow_runs(flow_run_filter=going, limit=200):
+            api.set_flow_run_state(run.id, Cancelled(), force=True)
     deploy(project.root)
     yield project
     from flows import deploy as module
