@@ -163,8 +163,8 @@ def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], runni
 
 
 def _runs(client: "SyncPrefectClient", pools: list[str]) -> "list[FlowRun]":
-    """The runs of some pools, and the retrains by hand, that are going on or due; those of schedules that are still to
-    come are not."""
+    """The runs of some pools that are going on or due, oldest first; those of schedules that are still to come are
+    not."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
@@ -174,7 +174,6 @@ def _runs(client: "SyncPrefectClient", pools: list[str]) -> "list[FlowRun]":
         {"before_": datetime.now(UTC) + timedelta(minutes=1)}
     )
     ours = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=pools))
-    by_hand = filters.FlowFilter(name=filters.FlowFilterName(any_=["retrain"]))
     found: list[FlowRun] = []
     for types, when in ((going[:-1], None), (going[-1:], due)):
         wanted = filters.FlowRunFilter(
@@ -183,8 +182,6 @@ def _runs(client: "SyncPrefectClient", pools: list[str]) -> "list[FlowRun]":
         )
         order = FlowRunSort.EXPECTED_START_TIME_ASC
         found += client.read_flow_runs(work_pool_filter=ours, flow_run_filter=wanted, sort=order, limit=200)
-        retrains = client.read_flow_runs(flow_filter=by_hand, flow_run_filter=wanted, sort=order, limit=200)
-        found += [run for run in retrains if run.work_pool_name is None]
     return found
 
 
@@ -193,15 +190,13 @@ def _run(
     queues: "dict[str, WorkQueue]",
 ) -> Told:  # fmt: skip
     given = run.parameters
-    by_hand = run.work_queue_name is None  # a retrain from a command line, which is called by its pipeline
-    name = run.name if by_hand else given.get("name")
-    what = f"{given['stage']}@{given.get('pipeline')}" if "stage" in given else f"retrain {name}"
+    what = f"{given['stage']}@{given.get('pipeline')}" if "stage" in given else f"retrain {given.get('name')}"
     state = run.state
     since = (state.timestamp if state else None) if run.start_time is None else run.start_time
     return {
         "id": str(run.id),
         "name": run.name,
-        "what": what if by_hand or "stage" in given or "name" in given else client.read_flow(run.flow_id).name,
+        "what": what if "stage" in given or "name" in given else client.read_flow(run.flow_id).name,
         "label": run.work_queue_name,
         "state": state.name if state else None,
         "since": _iso(since),
@@ -214,7 +209,7 @@ def _asks(client: "SyncPrefectClient", run: "FlowRun") -> str | None:
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
 
-    if run.work_queue_name not in (RETRAIN, None):
+    if run.work_queue_name != RETRAIN:
         return None
     asking = filters.FlowRunFilter(
         parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=[run.id]),

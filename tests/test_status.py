@@ -22,15 +22,6 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture
 def deployed(project: Toy, prefect_api: None) -> Iterator[Toy]:
-    """On a server that other tests share, whose retrains were killed: those are over."""
-    from prefect.client.schemas import filters
-    from prefect.states import Cancelled
-
-    live = filters.FlowRunFilterStateType.model_validate({"any_": ["RUNNING", "PENDING", "PAUSED", "CANCELLING"]})
-    going = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=live))
-    with client() as api:
-        for run in api.read_flow_runs(flow_run_filter=going, limit=200):
-            api.set_flow_run_state(run.id, Cancelled(), force=True)
     deploy(project.root)
     yield project
     from flows import deploy as module
@@ -157,20 +148,6 @@ def test_it_says_which_run_keeps_the_workers_of_a_label_busy_and_since_when(depl
     assert runs[second.name]["why"].startswith(f"the workers of gpu are busy with {first.name} since ")
     assert [(worker["name"], worker["alive"]) for worker in told["workers"]] == [("host-1", True)]
     assert "gpu needs cpus 2" in shown(told)
-
-
-def test_a_retrain_that_a_person_started_is_told_too(deployed: Toy) -> None:
-    from prefect import flow
-    from prefect.states import Completed, Running
-
-    def retrain() -> None: ...
-
-    with client() as api:
-        run = api.create_flow_run(flow(retrain), name="one", state=Running())
-    (told,) = status.status(deployed.root)["runs"]
-    with client() as api:
-        api.set_flow_run_state(run.id, Completed(), force=True)
-    assert (told["what"], told["label"], told["state"], told["why"]) == ("retrain one", None, "Running", None)
 
 
 def test_a_paused_schedule_and_one_that_was_never_deployed_show_no_tick(deployed: Toy) -> None:
