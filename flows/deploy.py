@@ -191,42 +191,50 @@ def _other_pools(client: SyncPrefectClient, labels: Mapping[str, str], stage: st
 
 def _telling(blocks: Mapping[str, tuple[UUID, Notification]]) -> Iterator[AutomationCore]:
     """Automations that tell what no run can tell itself: that it was ended, or waits for too long to begin."""
+    minutes = f"{WAITS.total_seconds() / 60:.0f} minutes"
+    waits = f"It has waited for a worker, or for another run, for {minutes}. `trainwright status` says why."
     for slug, (block, notification) in blocks.items():
         if "failed" in notification.events:
-            body = "It was ended without a decision: {{ flow_run.state.message }}"
-            send = SendNotification(block_document_id=block, subject=f"{WHO}: failed", body=body)
-            yield AutomationCore(
-                name=f"{TELL}{slug} of failed",
-                description="A retrain that was ended cannot say so itself.",
-                trigger=EventTrigger(
-                    posture=Posture.Reactive,
-                    match={"prefect.resource.id": "prefect.flow-run.*"},
-                    match_related={"prefect.resource.role": "flow", "prefect.resource.name": "retrain"},
-                    expect={"prefect.flow-run.Crashed"},
-                    threshold=1,
-                    within=timedelta(0),
+            yield _notice(
+                f"{slug} of failed",
+                "A retrain that was ended cannot say so itself.",
+                SendNotification(
+                    block_document_id=block,
+                    subject=f"{WHO}: failed",
+                    body="It was ended without a decision: {{ flow_run.state.message }}",
                 ),
-                actions=[send],
+                ["retrain"],
+                posture=Posture.Reactive,
+                expect={"prefect.flow-run.Crashed"},
+                within=timedelta(0),
             )
         if "waiting" in notification.events:
-            minutes = f"{WAITS.total_seconds() / 60:.0f} minutes"
-            body = f"It has waited for a worker, or for another run, for {minutes}. `trainwright status` says why."
-            send = SendNotification(block_document_id=block, subject=f"{WHO}: waiting", body=body)
-            yield AutomationCore(
-                name=f"{TELL}{slug} of waiting",
-                description="A run that nobody takes, or that waits for another of its pipeline.",
-                trigger=EventTrigger(
-                    posture=Posture.Proactive,
-                    match={"prefect.resource.id": "prefect.flow-run.*"},
-                    match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "stage"]},
-                    after={"prefect.flow-run.Late", "prefect.flow-run.AwaitingConcurrencySlot"},
-                    expect={f"prefect.flow-run.{state}" for state in {BEGUN, *TAKEN, *ENDS}},
-                    for_each={"prefect.resource.id"},
-                    threshold=1,
-                    within=WAITS,
+            yield _notice(
+                f"{slug} of waiting",
+                "A run that nobody takes, or that waits for another of its pipeline.",
+                SendNotification(
+                    block_document_id=block,
+                    subject=f"{WHO}: waiting",
+                    body=waits,
                 ),
-                actions=[send],
+                ["retrain", "stage"],
+                posture=Posture.Proactive,
+                after={"prefect.flow-run.Late", "prefect.flow-run.AwaitingConcurrencySlot"},
+                expect={f"prefect.flow-run.{state}" for state in {BEGUN, *TAKEN, *ENDS}},
+                for_each={"prefect.resource.id"},
+                within=WAITS,
             )
+
+
+def _notice(name: str, description: str, send: SendNotification, flows: list[str], **when: Any) -> AutomationCore:
+    """An automation that sends word of a run of one of `flows`."""
+    trigger = EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": flows},
+        threshold=1,
+        **when,
+    )
+    return AutomationCore(name=f"{TELL}{name}", description=description, trigger=trigger, actions=[send])
 
 
 def _silenced(client: SyncPrefectClient, names: set[str]) -> Iterator[str]:

@@ -504,6 +504,7 @@ def test_who_was_only_away_sends_its_stage_again(world: World) -> None:
         (world.one.root / "pid").unlink()
         run.send_signal(signal.SIGCONT)
         again = world.one.beating(seconds=120)
+        assert again != stage and world.newest()["state_type"] == "RUNNING"
     finally:
         run.kill()
     wait(lambda: not Path(f"/proc/{again}").exists(), 60, f"{again} goes on")
