@@ -254,10 +254,7 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
         if where is None:
             project.deliver(ready.stages, _whole_before(home, ready))
             where = _move(home, ready)
-    except dvc.DamagedError:
-        _forget(home, ready)
-        raise
-    except (RefusedError, InputError):
+    except (dvc.DamagedError, RefusedError, InputError):
         _forget(home, ready)
         raise
     except MachineryError as error:

@@ -56,7 +56,7 @@ def _files(root: Path, recipe: str) -> list[Path]:
     """The file of a recipe, or those of a group. Every name stands once in recipes/ and its folders."""
     folder = root / "recipes"
     known = {path.stem: [path] for path in sorted(folder.rglob("*.yaml"))}
-    known |= {path.name: sorted(path.glob("*.yaml")) for path in sorted(folder.iterdir()) if path.is_dir()}
+    known |= {path.name: sorted(path.glob("*.yaml")) for path in sorted(folder.glob("*")) if path.is_dir()}
     if recipe not in known:
         raise InputError(Fault("recipes/", f"there is no recipe {recipe!r}", nearest(recipe, known)))
     return known[recipe]

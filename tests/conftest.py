@@ -101,10 +101,11 @@ class Toy:
         return int(path.read_text())
 
 
-def wait(condition: Callable[[], Any], seconds: float, otherwise: str) -> None:
+def wait(condition: Callable[[], Any], seconds: float, otherwise: str | Callable[[], str]) -> None:
+    """`otherwise` tells of what did not come: words, or what finds them then."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, otherwise
+        assert time.monotonic() < deadline, otherwise if isinstance(otherwise, str) else otherwise()
         time.sleep(0.02)
 
 

@@ -306,7 +306,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_succeeds(project: Toy, 
     project.beating(seconds=180)
     run.send_signal(by)
     said, errors = run.communicate(timeout=60)
-    wait(lambda: not processes_in(project.root), 30, f"still running: {processes_in(project.root)}")
+    wait(lambda: not processes_in(project.root), 30, lambda: f"still running: {processes_in(project.root)}")
     assert run.returncode in ({130} if by == signal.SIGINT else {-by, 128 + by}), said + errors
     assert "Traceback" not in errors
     graph(project)

@@ -26,7 +26,7 @@ def lines_of(project: dvc.Project, stage: str, seconds: float = 60) -> tuple[str
 
 
 def gone(root: Path) -> None:
-    wait(lambda: not processes_in(root), 20, f"still running: {processes_in(root)}")
+    wait(lambda: not processes_in(root), 20, lambda: f"still running: {processes_in(root)}")
 
 
 def test_the_graph_has_the_stages_of_one_pipeline_each_after_those_it_waits_for(toy: Toy) -> None:

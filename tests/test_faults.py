@@ -321,14 +321,14 @@ def test_a_tick_ends_with_the_worker_that_started_it_and_the_next_worker_publish
     worker, mine = works(), [tick()]
     try:
         with turn(house.root, "one", print):  # so that it waits, and says nothing by which it would find out
-            wait(ticks, 120, f"no tick begins: {states()}")
+            wait(ticks, 120, lambda: f"no tick begins: {states()}")
             worker.kill()
-            wait(lambda: not ticks(), 60, f"{ticks()} goes on")
+            wait(lambda: not ticks(), 60, lambda: f"{ticks()} goes on")
         worker.communicate()
         assert house.versions() == []
         worker = works()
         mine = [tick()]
-        wait(lambda: states() == ["Published"], 180, f"the next tick is {states()}")
+        wait(lambda: states() == ["Published"], 300, lambda: f"the next tick is {states()}")
     finally:
         worker.terminate()
         worker.communicate()

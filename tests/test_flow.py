@@ -91,7 +91,7 @@ def states() -> dict[str, str]:
 
 def seen(expected: dict[str, str]) -> None:
     """Prefect records states a moment after they are reached."""
-    wait(lambda: states() == expected, 20, f"Prefect shows {states()}")
+    wait(lambda: states() == expected, 20, lambda: f"Prefect shows {states()}")
 
 
 @pytest.fixture

@@ -61,6 +61,9 @@ class Deployed(House):
     def final(self, run: str) -> bool:
         return self.state(run)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
+    def ends(self, run: str, words: str) -> None:
+        wait(lambda: self.final(run), 180, lambda: f"{words}: the run does not end: {self.state(run)}")
+
     def running(self) -> list[str]:
         """The processes of runs, in the checkout or in a workspace."""
         spaces = [path for path in (self.root / ".trainwright" / "workspaces").glob("one-*") if path.is_dir()]
@@ -118,10 +121,10 @@ def test_whatever_is_killed_of_server_and_workers_the_run_ends_and_the_next_lose
         time.sleep(moments.random() * 12)  # the moment is what is drawn, not what is waited for
         deployed.kill(who)
         drawn = f"draw {number}: {who}"
-        wait(lambda run=run: deployed.final(run), 180, f"{drawn}: the run does not end: {deployed.state(run)}")
-        wait(lambda: not deployed.running(), 20, f"{drawn}: left running: {deployed.running()}")
+        deployed.ends(run, drawn)
+        wait(lambda: not deployed.running(), 20, lambda drawn=drawn: f"{drawn}: left running: {deployed.running()}")
         again = deployed.tick()
-        wait(lambda run=again: deployed.final(run), 180, f"{drawn}: the next does not end: {deployed.state(again)}")
+        deployed.ends(again, f"{drawn}: the next")
         assert deployed.state(again)["name"] in ("Published", "NothingToDo"), f"{drawn}: {deployed.state(again)}"
         expected[f"v1.{number}.0"] = rows
         assert deployed.versions() == list(expected), drawn

@@ -383,7 +383,7 @@ def test_what_a_worker_cannot_do_as_asked_it_refuses_in_words(world: World) -> N
         found = world.ask("/flow_runs/filter", {"flow_runs": {"id": {"any_": list(made.values())}}})
         return {run["id"]: run["state"] for run in found}
 
-    wait(lambda: {state["type"] for state in states().values()} == {"FAILED"}, 120, f"{states()}")
+    wait(lambda: {state["type"] for state in states().values()} == {"FAILED"}, 120, lambda: f"{states()}")
     for words, run in made.items():
         told = states()[run]["message"]
         assert words in told and "(on worker " in told and "Traceback" not in told, told

@@ -234,7 +234,7 @@ def test_whatever_is_killed_at_any_moment_the_next_tick_ends_well_and_nothing_is
         _kill(quick, tick, who, moments.random(), rows)
         code, words = tick.end()
         drawn = f"draw {number}: {who}\n{words}"
-        wait(lambda: not _workers(quick.root), 10, f"left running: {_workers(quick.root)}\n{drawn}")
+        wait(lambda: not _workers(quick.root), 10, lambda drawn=drawn: f"left running: {_workers(quick.root)}\n{drawn}")
         if who != "the orchestrator":
             assert code in ((0,) if who == "evaluation" else (0, 3)) and "Traceback" not in words, drawn
             newest = quick.decisions()[0]
@@ -256,7 +256,7 @@ def _kill(house: House, tick: Tick, who: str, moment: float, rows: int) -> None:
     """End a process of the tick by SIGKILL; `moment`, from 0 to 1, says when, of the time that there is for it."""
     if who in STAGES:
         told = lambda: [line for line in house.told() if line[:4] == ("begin", "one", who, str(rows))]  # noqa: E731
-        wait(told, 60, f"{who} has not begun\n{tick.said}")
+        wait(told, 60, lambda: f"{who} has not begun\n{tick.said}")
         time.sleep(moment * 0.3)  # the moment is what is drawn, not what is waited for
         with suppress(ProcessLookupError):
             os.kill(int(told()[0][4]), signal.SIGKILL)
