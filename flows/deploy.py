@@ -49,16 +49,16 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Cached", "Skipped", "Stopped"}
 ENDS |= {"NothingToDo", "Published", "Unpublished", "Refused"}
 PAUSES = {"Cancelling", "Suspended", "Paused", "AwaitingRetry", "AwaitingConcurrencySlot"}
-TAKEN, BEGUN = {"Pending", "Submitting"}, "Running"  # by a worker; in a process
+TAKEN, BEGUN = {"Pending", "Submitting"}, "Running"  # by a worker; by a process, whose first heartbeat comes after it
 
 
-def _ending(name: str, description: str, words: str, after: set[str], expect: set[str], **where: Any) -> AutomationCore:
-    """An automation that ends a run of which none of the events `expect`, or of its ends, has come after `after`."""
+def _ending(name: str, description: str, words: str, after: set[str], **where: Any) -> AutomationCore:
+    """An automation that ends a run of which no heartbeat nor end has come after one of the events `after`."""
     trigger = EventTrigger(
         posture=Posture.Proactive,
         match={"prefect.resource.id": "prefect.flow-run.*"},
         after=after,
-        expect={*expect, *(f"prefect.flow-run.{state}" for state in ENDS | PAUSES)},
+        expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDS | PAUSES)},
         for_each={"prefect.resource.id"},
         threshold=1,
         within=SILENCE,
@@ -73,15 +73,13 @@ DEAD_RUNS = _ending(
     "A run without a heartbeat has lost its process or its machine, which cannot say so any more.",
     "no heartbeat: its process has died",
     {HEARTBEAT},
-    {HEARTBEAT},
 )
 LOST_RUNS = _ending(
     "end lost runs",
-    "A run that a worker took and that does not begin has lost the worker; a pod may only wait for its node.",
-    "it has not begun: its worker has died",
-    {f"prefect.flow-run.{state}" for state in TAKEN},
-    {f"prefect.flow-run.{BEGUN}"},
-    match_related={"prefect.resource.role": "work-pool", "prefect.work-pool.type": "process"},
+    "A run that a worker took and that has no first heartbeat has lost the worker; a pod may only wait for its node.",
+    "no first heartbeat: its worker has died",
+    {f"prefect.flow-run.{state}" for state in (*TAKEN, BEGUN)},
+    match_related={"prefect.resource.role": "work-pool", "prefect.resource.name": POOL},
 )
 AUTOMATIONS = (DEAD_RUNS, LOST_RUNS)
 Say = Callable[[str], None]

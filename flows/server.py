@@ -20,6 +20,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from trainwright.core.errors import Fault, InputError, MachineryError
 START = "start one with `prefect server start` and the settings of deploy/server.env"
 ANSWER = 10  # seconds that a server has for its first answer
 STARTING = 60  # seconds that commands which start with the machine, as the server does, wait for it
+CLOCKS = 30  # seconds that two may differ; heartbeats bear the time of their machine, and the server judges by its own
 DEADLINE = 180  # seconds; a first start on a slow machine makes the database
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -95,6 +98,23 @@ def run_state(run: str) -> str:
         return ""
 
 
+def clock() -> Fault | None:
+    """What is wrong with this machine's clock, held against the server's; None too where that does not say.
+
+    A worker takes what is due by its own clock, and the server ends a run whose heartbeats seem old by its own.
+    """
+    url = os.environ["PREFECT_API_URL"]
+    try:
+        with urllib.request.urlopen(_asking(f"{url}/health"), timeout=ANSWER) as answer:
+            off = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
+    except (OSError, ValueError, TypeError, HTTPException):
+        return None
+    if abs(off) <= CLOCKS:
+        return None
+    reason = f"this machine's clock is {abs(off):.0f} s {'behind' if off < 0 else 'ahead of'} the server's ({url})"
+    return Fault("clock", reason, "Set both by one time service (NTP): runs are due, and found dead, by these clocks.")
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Say it in words where the server goes silent while the block runs. Raises MachineryError then.
@@ -134,6 +154,8 @@ class Server:
         self._child: subprocess.Popen[bytes] | None = None
         if os.environ.get("PREFECT_API_URL"):
             required()
+            if wrong := clock():
+                raise InputError(wrong)
         else:
             self._start(Path(os.environ["PREFECT_HOME"]))
 

@@ -27,7 +27,7 @@ PARENT = "TRAINWRIGHT_WORKER_PROCESS"  # the process whose end ends the runs tha
 DEVICES = "CUDA_VISIBLE_DEVICES"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "numpy")  # results depend on these
 PR_SET_CHILD_SUBREAPER = 36
-LOOK = 30.0  # seconds between two looks at what the server says of a run
+LOOK = 30.0  # seconds between two looks at what the server says of a run, or of the time
 ENDED = ("CRASHED", "CANCELLED")  # by somebody else than the run itself, as a rule
 LAST_RUNS = 20.0  # seconds that the runs of a worker that was told to end have to keep what they can
 
@@ -61,8 +61,9 @@ class Machine:
 def serve(root: Path, labels: Sequence[str], running: Running) -> int:
     """Serve `labels` until told to end (SIGTERM, SIGINT). Returns the exit code.
 
-    Raises InputError where no server is named, a label is none or this machine does not meet its needs, MachineryError
-    where the server does not answer or Prefect's worker ends by itself.
+    Raises InputError where no server is named, a label is none, this machine does not meet its needs or has another
+    time than the server; MachineryError where the server does not answer, a clock is set meanwhile or Prefect's worker
+    ends by itself.
     """
     if RETRAIN in labels and len(labels) > 1:
         reason = f"{RETRAIN} holds its places while it waits for stages of other labels"
@@ -76,22 +77,26 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
     pool.settle_worker()
     machine, needs = look(), {label: running.labels.get(label, Label()) for label in labels}
     unmet = [words for label in labels for words in machine.unmet(label, needs[label])]
+    faults = [Fault("params.yaml", words, "Serve another label here.", field="labels") for words in unmet]
+    if wrong := server.clock():
+        faults.append(wrong)
     # One that is started again and again, and refused each time, leaves one record.
-    name = f"{platform.node()}-{'-'.join(labels) if unmet else os.getpid()}"
+    name = f"{platform.node()}-{'-'.join(labels) if faults else os.getpid()}"
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    me = pool.Worker(name, list(labels), platform.node(), since, asdict(machine), "; ".join(unmet))
+    refused = "; ".join(fault.reason for fault in faults)
+    me = pool.Worker(name, list(labels), platform.node(), since, asdict(machine), refused)
     try:
         with pool.client() as api:
             pool.workers(api)  # which forgets the long dead
-            if not unmet:
+            if not faults:
                 list(deploy.ensure(api, labels))
             pool.announce(api, me)
     except TrainwrightError:
         raise
     except Exception as error:
         raise MachineryError(f"the server at {os.environ['PREFECT_API_URL']} does not answer: {error}") from error
-    if unmet:
-        raise InputError(*(Fault("params.yaml", words, "Serve another label here.", field="labels") for words in unmet))
+    if faults:
+        raise InputError(*faults)
     for label in sorted(set(labels) - running.served() - {RETRAIN}):
         print(f"params.yaml sends no stage to {label}", flush=True)
     if os.geteuid() == 0:
@@ -184,7 +189,7 @@ def _supervise(root: Path, name: str, labels: Sequence[str], limit: int) -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    told = False
+    told, wrong = False, list[Fault]()
 
     def end(*_: object) -> None:
         nonlocal told
@@ -193,6 +198,13 @@ def _supervise(root: Path, name: str, labels: Sequence[str], limit: int) -> int:
             # The kernel tells its runs to end; idle, it would not hear a first SIGTERM.
             os.kill(child.pid, signal.SIGKILL)
 
+    def watch() -> None:
+        while not wrong:
+            time.sleep(LOOK)
+            wrong.extend(filter(None, [server.clock()]))
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
     for by in (signal.SIGTERM, signal.SIGINT):
         signal.signal(by, end)
     ended = 0
@@ -200,6 +212,8 @@ def _supervise(root: Path, name: str, labels: Sequence[str], limit: int) -> int:
         ended, status = os.waitpid(-1, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     _reap(time.monotonic() + LAST_RUNS)
+    if wrong:
+        raise MachineryError(str(wrong[0]))
     if not told:
         raise MachineryError(f"Prefect's worker ended by itself, with exit code {child.returncode}")
     return 0

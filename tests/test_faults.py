@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
+import socket
+import socketserver
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conftest import ROOT, processes_in, wait
@@ -295,6 +300,61 @@ def test_a_server_that_is_killed_or_whose_database_is_locked_costs_no_version_an
     assert house.versions() == ["v1.0.0", "v1.1.0", "v1.2.0"]
     done = [told[2:4] for told in house.told() if told[0] == "end"]
     assert len(done) == len(set(done)) == len(STAGES) * 3
+
+
+class Relay(socketserver.BaseRequestHandler):
+    """Between a client and the server at a port, whose clock it shows `off` seconds from what it is."""
+
+    port: ClassVar[int]
+    off: ClassVar[float]
+
+    def handle(self) -> None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as server:
+            threading.Thread(target=self._ask, args=(server,), daemon=True).start()
+            while answer := server.recv(1 << 16):
+                now = formatdate(time.time() + self.off, usegmt=True).encode()
+                self.request.sendall(re.sub(rb"(?<=\r\ndate: )[^\r]+", now, answer))
+
+    def _ask(self, server: socket.socket) -> None:
+        with suppress(OSError):
+            while asked := self.request.recv(1 << 16):
+                server.sendall(asked)
+            server.shutdown(socket.SHUT_WR)
+
+
+def test_a_machine_whose_clock_is_not_the_servers_takes_no_run_and_says_so(house: House, server: Server) -> None:
+    """It would take what is due an hour late, and its heartbeats would be an hour old."""
+    house.params(labels={"gpu": {}})
+    Relay.port, Relay.off = int(server.url.rpartition(":")[2]), 3600
+
+    def said(*command: str) -> tuple[int, str]:
+        child = house.start("-m", "flows.cli", *command, **through)
+        out, errors = child.communicate(timeout=120)
+        return child.returncode, out + errors
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as relay:
+        relay.daemon_threads = True
+        threading.Thread(target=relay.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{relay.server_address[1]}/api"
+        through = server.environment | {"PREFECT_API_URL": url}
+        behind = f"this machine's clock is 3600 s behind the server's ({url})"
+        code, words = said("deploy")
+        assert code == 0, words
+        for command in (("worker", "gpu"), ("retrain", "one")):
+            code, words = said(*command)
+            assert code == 2 and re.sub(r"3(599|601)", "3600", words).count(behind) == 1, words
+        code, words = said("status")
+        assert code == 0 and "did not start: this machine's clock is" in words
+
+        Relay.off = 0
+        worker = house.start("-m", "flows.cli", "worker", "gpu", **through)
+        assert worker.stdout
+        while "serves gpu" not in (line := worker.stdout.readline()):
+            assert line, worker.communicate()
+        Relay.off = -3600  # while it runs
+        out, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 3 and " s ahead of the server's" in errors, out + errors
+        relay.shutdown()
 
 
 def test_a_tick_ends_with_the_worker_that_started_it_and_the_next_worker_publishes(
