@@ -5,8 +5,10 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from conftest import Toy, wait
@@ -59,25 +61,21 @@ print(json.dumps(ended))
 TAKEN = """
 from flows import pool
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.events import emit_event
 from prefect.states import Pending, Running, Submitting
 
-made = []
 with pool.client() as api:
     api.create_work_pool(WorkPoolCreate(name="pods", type="kubernetes", base_job_template={}))
     flow = api.create_flow_from_name("taken")
     here, pods = (api.create_deployment(flow, name, work_pool_name=name) for name in (pool.POOL, "pods"))
     for deployment, states in (
         (here, [Pending()]), (here, [Pending(), Submitting()]),
-        (here, [Pending(), Running()]), (here, [Pending(), Running()]),
-        (pods, [Pending(), Submitting()]), (pods, [Running()]),
+        (here, [Pending(), Running()]), (pods, [Pending(), Submitting()]), (pods, [Running()]),
+        (here, [Pending(), Running()]),
     ):
         run = api.create_flow_run_from_deployment(deployment)
         for state in states:
             api.set_flow_run_state(run.id, state)
-        made.append(run.id)
         print(run.id)
-emit_event("prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{made[3]}"})
 """
 
 
@@ -174,10 +172,17 @@ def test_a_run_whose_process_was_killed_is_ended_and_one_that_has_ended_is_not(t
 def test_a_run_whose_worker_was_killed_before_its_first_heartbeat_is_ended(toy: Toy, server: Server) -> None:
     """Taken, given to a process, or begun by it; not a pod, which may wait for a node."""
     said(toy, server, DEPLOY, str(SOON))
-    *taken, beating, pod, begun = said(toy, server, TAKEN).split()
+    *taken, pod, begun, beating = said(toy, server, TAKEN).split()
+    heartbeat = {
+        "id": str(uuid4()),
+        "event": "prefect.flow-run.heartbeat",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{beating}"},
+    }
+    server.ask("/events", [heartbeat])
     lost = "no first heartbeat: its worker has died"
     wait(lambda: all(crashed(server, run, lost) for run in taken), 120, "a run that a worker took stays with it")
-    wait(lambda: crashed(server, beating), 120, "the one that had a heartbeat goes on without a process")
+    wait(lambda: crashed(server, beating), 60, lambda: f"the one that had a heartbeat: {state(server, beating)}")
     assert [state(server, run)["name"] for run in (pod, begun)] == ["Submitting", "Running"]
 
 
