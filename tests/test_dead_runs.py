@@ -183,7 +183,7 @@ def test_a_run_whose_worker_was_killed_before_its_first_heartbeat_is_ended(toy: 
     }
     server.ask("/events", [heartbeat])
     lost = "no first heartbeat: its worker has died"
-    wait(lambda: all(crashed(server, run, lost) for run in taken), 300, lambda: str([state(server, run) for run in taken]))
+    wait(lambda: all(crashed(server, run, lost) for run in taken), 300, "a run that a worker took stays with it")
     wait(lambda: crashed(server, beating), 300, lambda: f"the one that had a heartbeat: {state(server, beating)}")
     assert [state(server, run)["name"] for run in (pod, begun)] == ["Submitting", "Running"]
 
