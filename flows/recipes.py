@@ -58,7 +58,8 @@ def _files(root: Path, recipe: str) -> list[Path]:
     known = {path.stem: [path] for path in sorted(folder.rglob("*.yaml"))}
     known |= {path.name: sorted(path.glob("*.yaml")) for path in sorted(folder.glob("*")) if path.is_dir()}
     if recipe not in known:
-        raise InputError(Fault("recipes/", f"there is no recipe {recipe!r}", nearest(recipe, known)))
+        remedy = nearest(recipe, known) if known else "The folder has none: restore it with Git."
+        raise InputError(Fault("recipes/", f"there is no recipe {recipe!r}", remedy))
     return known[recipe]
 
 

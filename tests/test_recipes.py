@@ -112,6 +112,12 @@ def test_what_cannot_be_added_is_said_and_changes_nothing(
     assert (project / "params.yaml").read_bytes() == before
 
 
+def test_a_clone_without_its_recipes_is_told_where_they_are(project: Path) -> None:
+    shutil.rmtree(project / "recipes")
+    with pytest.raises(InputError, match="restore it with Git"):
+        recipes.add(project, "squad")
+
+
 def test_a_file_that_is_not_valid_is_not_extended(project: Path) -> None:
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("epochs: 3", "epochs: many"))
