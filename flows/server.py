@@ -38,9 +38,8 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says on the terminal what a person wants to see
     "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle is code to whoever reads it
 }
-SERVED = {
+FIXED = {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # a pickle would be code of whoever can write results
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; a run that is silent for twice as long has died
 }
@@ -48,10 +47,14 @@ EMBEDDED = {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PR
 
 
 def settle(home: Path) -> None:
-    """Set in the environment what Prefect reads when it is imported; `home` is the project that keeps its files."""
+    """Set in the environment what Prefect reads when it is imported; `home` is the project that keeps its files.
+
+    What is FIXED holds whatever was set: a run that beats at Prefect's own pace would be ended as dead.
+    """
     os.environ.setdefault("PREFECT_HOME", str(home / ".trainwright" / "prefect"))
-    for name, value in (QUIET | SERVED).items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ.update(FIXED)
 
 
 def required(home: Path | None = None, patience: float = 0) -> str:

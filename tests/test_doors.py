@@ -1,6 +1,7 @@
 """Doors: who may ask a server for what, what of it is run, and where no secret may ever stand."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -265,3 +266,27 @@ def test_a_server_takes_the_pools_templates_and_a_caller_can_change_nothing_of_t
             assert ask("POST", "/deployments/", body).status_code in (200, 201)
         finally:
             api.delete_work_pool(pool.name)
+
+
+SETTLED = """
+from pathlib import Path
+from flows import server
+server.settle(Path.cwd())
+from prefect.settings import get_current_settings
+found = get_current_settings()
+print(found.results.default_serializer, found.flows.heartbeat_frequency)
+"""
+
+
+def test_no_setting_of_a_user_makes_results_code_or_a_run_beat_too_slowly_for_the_server(toy: Toy) -> None:
+    others = {"PREFECT_RESULTS_DEFAULT_SERIALIZER": "pickle", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "180"}
+    assert toy.start("-c", SETTLED, **others).communicate()[0].split() == ["json", "30"]
+
+
+@pytest.mark.parametrize("file", ["server.env", "kubernetes-worker.yaml", "kubernetes-pool.json", "docker-pool.json"])
+def test_what_starts_runs_elsewhere_has_the_settings_that_hold_for_every_run(file: str) -> None:
+    from flows import server
+
+    text = (ROOT / "deploy" / file).read_text()
+    for name, value in server.FIXED.items():
+        assert re.search(rf"\b{name}\W+(value\W+)?{value}\b", text), name
