@@ -5,9 +5,7 @@ failed. No traceback for anything that a user can cause; one of our own making g
 """
 
 import argparse
-import errno
 import os
-import sqlite3
 import sys
 import tempfile
 import time
@@ -17,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import full_disk
 from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
 from trainwright.core.layout import Layout, find_root, write_file
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # a command's name, function and what it does
 INTERRUPTED = 130
 SHOWN = 10
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # to whoever meets them, a quota or a limit of size is a full disk
 EXIT_CODES = """exit codes:
   0  done
   1  a gate or a comparison said no
@@ -49,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         _complain("Interrupted. Nothing is left running; the next run goes on from here.")
         return INTERRUPTED
     except Exception as error:  # the last resort, so that a person sees a sentence and we get the whole story
-        _complain(_full(error) or f"{type(error).__name__}: {error}. {_traceback()}")
+        _complain(full_disk.words(error) or f"{type(error).__name__}: {error}. {_traceback()}")
         return MachineryError.exit_code
 
 
@@ -423,18 +421,6 @@ def _project(name: str | None) -> tuple[Path, "Params", "Running", list[str]]:
     if not loaded.pipelines:
         raise InputError(Fault("params.yaml", "it has no pipelines", "Add one: `trainwright add squad`."))
     return root, loaded, running, [name] if name is not None else list(loaded.pipelines)
-
-
-def _full(error: Exception) -> str:
-    """A full disk in words, if it is that which has raised `error`; else empty."""
-    remedy = "Make room: `trainwright clean`, then `trainwright clean --versions`."
-    if isinstance(error, OSError) and error.errno in FULL:
-        return f"No space left on device{f': {error.filename}' if error.filename else ''}. {remedy}"
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it says in what part of SQLite
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        says = "No space left on device" if code == sqlite3.SQLITE_FULL else f"{error}, as a full disk makes it"
-        return f"{says}: DVC's own records, in {os.environ.get('DVC_SITE_CACHE_DIR', 'its folder')}. {remedy}"
-    return ""
 
 
 def _traceback() -> str:

@@ -195,11 +195,11 @@ def _telling(blocks: Mapping[str, tuple[UUID, Notification]]) -> Iterator[Automa
         if "failed" in notification.events:
             yield _notice(
                 f"{slug} of failed",
-                "A retrain that was ended cannot say so itself.",
+                "A retrain that was ended cannot say so itself, nor one that cannot read whom to tell.",
                 SendNotification(
                     block_document_id=block,
                     subject=f"{WHO}: failed",
-                    body="It was ended without a decision: {{ flow_run.state.message }}",
+                    body="It could not say so itself: {{ flow_run.state.message }}",
                 ),
                 ["retrain"],
                 posture=Posture.Reactive,

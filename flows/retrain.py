@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from flows import (
     challenge,
     dvc,
     evidence,
+    full_disk,
     git,
     ledger,
     notify,
@@ -98,8 +99,10 @@ class Retrain:
         self.running = operations.Running(pipelines={})
 
     def run(self) -> Decision:
-        """Decide, and do what was decided. The decision is in the ledger when this returns, whatever it is."""
+        """Decide, and do what was decided. The decision, whatever it is, is in the ledger then, or says why not."""
         begun = self.home / ".trainwright" / "ticks" / self.name / f"{secrets.token_hex(8)}.json"
+        with suppress(TrainwrightError):  # whom to tell of what comes before the commit's own is read
+            _, self.running = operations.load(self.home / "params.yaml")
         try:
             with server.answering(), turn(self.home, self.name, self.terminal.say):
                 _account_for_killed(self.home, self.name)
@@ -110,10 +113,11 @@ class Retrain:
             outcome, words, code, made = (
                 REFUSED if error.exit_code == RefusedError.exit_code else FAILED, str(error), error.exit_code, None,
             )  # fmt: skip
-        except Exception as error:  # of our own making: the decision is on record all the same
-            get_run_logger().exception("%s", error)
+        except Exception as error:  # of our own making, or a disk's: the decision is on record all the same
             outcome, code, made = FAILED, MachineryError.exit_code, None
-            words = f"{type(error).__name__}: {error}"
+            if not (words := full_disk.words(error)):
+                get_run_logger().exception("%s", error)
+                words = f"{type(error).__name__}: {error}"
         decision = Decision(
             pipeline=self.name,
             outcome=outcome,
@@ -128,7 +132,11 @@ class Retrain:
             seconds=round(time.monotonic() - self._start, 1),
         )
         more = {"forced": self.force, "why": self.why, "tick": begun.stem}
-        ledger.record(self.home, self.name, asdict(decision) | more)
+        try:
+            ledger.record(self.home, self.name, asdict(decision) | more)
+        except OSError as error:  # whoever is told of the run is told of this
+            words = f"{words}\nThe ledger has no entry of this tick: {full_disk.words(error) or error}"
+            decision = replace(decision, words=words)
         begun.unlink(missing_ok=True)
         return decision
 
@@ -302,8 +310,17 @@ def _told(tick: Retrain, decision: Decision) -> State[Any]:
     evidence.publish_decision(tick.name, decision.outcome, decision.words)
     if decision.outcome in EVENTS:
         notify.notify(tick.running, EVENTS[decision.outcome], tick.name, decision.words)
-    kind = StateType.FAILED if decision.outcome == FAILED else StateType.COMPLETED
-    return State(type=kind, name=shown(decision.outcome), message=decision.words)
+    if decision.outcome == FAILED:
+        return _failed(decision.words, told=bool(tick.running.pipelines))
+    return State(type=StateType.COMPLETED, name=shown(decision.outcome), message=decision.words)
+
+
+def _failed(words: str, told: bool) -> State[Any]:
+    """A failure, as Prefect shows it. Of one that nobody was told of, since params.yaml does not say whom, the server
+    tells, which tells of what has crashed (flows/deploy.py)."""
+    if told:
+        return State(type=StateType.FAILED, name="Failed", message=words)
+    return State(type=StateType.CRASHED, name="Crashed", message=words)
 
 
 @flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
@@ -315,7 +332,7 @@ def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, s
     try:
         require_known(root, name)
     except InputError as error:
-        return State(type=StateType.FAILED, name="Failed", message=str(error))
+        return _failed(str(error), told=False)
     tick = Retrain(root, name, Terminal(), force, why, changes or {})
     return _told(tick, tick.run())
 

@@ -226,7 +226,7 @@ def test_the_server_tells_of_runs_that_were_ended_or_wait_too_long(toy: Toy, ser
             assert {f"automation   {done}: {tell} failed", f"automation   {done}: {tell} waiting"} <= set(lines)
         wait(lambda: len(Hook.told) >= 2, 120, "the server tells nobody")
         hook.shutdown()
-    ended = {"title": "one: failed", "text": "It was ended without a decision: its process has died"}
+    ended = {"title": "one: failed", "text": "It could not say so itself: its process has died"}
     words = "It has waited for a worker, or for another run, for 0 minutes. `trainwright status` says why."
     assert sorted(Hook.told, key=str) == sorted([ended, {"title": "a retrain: waiting", "text": words}], key=str)
 

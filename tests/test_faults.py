@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import pytest
 from conftest import ROOT, processes_in, wait
 from fixtures.serving import Server, serving
+from test_deploy import client
 from test_publication import commit
 from test_training import run_training
 from test_training import tiny as _tiny  # noqa: F401  (a fixture)
@@ -88,6 +89,31 @@ def test_a_disk_that_is_full_is_named_and_nothing_half_written_is_taken(
     subprocess.run(["mount", "-o", "remount,size=10m", str(folder)], check=True)
     publishes(house, "v1.0.0", 40)
     assert [told[2] for told in house.told() if told[0] == "end"].count("evaluation") == 1
+
+
+def test_a_disk_without_any_room_is_told_in_words_though_the_ledger_cannot_be(
+    house: House, disk: Callable[[Path, int], Path]
+) -> None:
+    folder = disk(house.root / ".trainwright", 64)
+    with (folder / "full").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b" " * 1024):
+            continue
+    fails(house, "No space left on device", "The ledger has no entry of this tick", "trainwright clean")
+    (folder / "full").unlink()
+    subprocess.run(["mount", "-o", "remount,size=10m", str(folder)], check=True)
+    publishes(house, "v1.0.0", 40)
+
+
+def test_where_nobody_knows_whom_to_tell_of_a_failure_the_server_is_left_to_tell(house: House) -> None:
+    """It tells of what has crashed, by the automations of `deploy`: params.yaml names whom, and cannot be read."""
+    house.write("params.yaml", '{"pipelines": {"one": {"task": "none"}}}')
+    commit(house)
+    code, words = Tick(house).end()
+    assert code == 2 and "params.yaml" in words, words
+    assert house.decisions()[0]["outcome"] == "failed"
+    with client() as api:
+        (run,) = api.read_flow_runs(sort="START_TIME_DESC", limit=1)
+    assert (run.name, run.state.type) == ("one", "CRASHED") and "params.yaml" in run.state.message, run.state
 
 
 @pytest.mark.parametrize("kilobytes", [60, 250])
