@@ -101,9 +101,9 @@ class Retrain:
     def run(self) -> Decision:
         """Decide, and do what was decided. The decision, whatever it is, is in the ledger then, or says why not."""
         begun = self.home / ".trainwright" / "ticks" / self.name / f"{secrets.token_hex(8)}.json"
-        with suppress(TrainwrightError):  # whom to tell of what comes before the commit's own is read
-            _, self.running = operations.load(self.home / "params.yaml")
         try:
+            with suppress(TrainwrightError):  # whom to tell of what comes before the commit's own is read
+                _, self.running = operations.load(self.home / "params.yaml")
             with server.answering(), turn(self.home, self.name, self.terminal.say):
                 _account_for_killed(self.home, self.name)
                 me = {"process": os.getpid(), "since": psutil.Process().create_time()}
@@ -134,9 +134,9 @@ class Retrain:
         more = {"forced": self.force, "why": self.why, "tick": begun.stem}
         try:
             ledger.record(self.home, self.name, asdict(decision) | more)
-        except OSError as error:  # whoever is told of the run is told of this
+        except OSError as error:  # whoever is told of the run is told of this, and the next tick puts it on record
             words = f"{words}\nThe ledger has no entry of this tick: {full_disk.words(error) or error}"
-            decision = replace(decision, words=words)
+            return replace(decision, words=words)
         begun.unlink(missing_ok=True)
         return decision
 
@@ -319,7 +319,7 @@ def _failed(words: str, told: bool) -> State[Any]:
     """A failure, as Prefect shows it. Of one that nobody was told of, since params.yaml does not say whom, the server
     tells, which tells of what has crashed (flows/deploy.py)."""
     if told:
-        return State(type=StateType.FAILED, name="Failed", message=words)
+        return State(type=StateType.FAILED, name=shown(FAILED), message=words)
     return State(type=StateType.CRASHED, name="Crashed", message=words)
 
 
@@ -338,7 +338,7 @@ def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, s
 
 
 def _account_for_killed(home: Path, name: str) -> None:
-    """Put into the ledger that earlier ticks of a pipeline here ended without a decision."""
+    """Put into the ledger that earlier ticks of a pipeline here have left no decision there."""
     for begun in sorted((home / ".trainwright" / "ticks" / name).glob("[!.]*.json")):
         told = json.loads(begun.read_text(encoding="utf-8"))
         with suppress(psutil.NoSuchProcess):
@@ -346,7 +346,8 @@ def _account_for_killed(home: Path, name: str) -> None:
                 continue  # it is about to leave its decision
         if all(entry.get("tick") != begun.stem for entry in ledger.entries(home, name)):
             words = (
-                f"The tick of {told['started']} ended without a decision: its process ({told['process']}) was ended."
+                f"The tick of {told['started']} left no decision: its process ({told['process']}) was ended, "
+                "or its disk was full."
             )
             killed = {"outcome": KILLED, "words": words, "started": told["started"], "tick": begun.stem}
             ledger.record(home, name, killed)

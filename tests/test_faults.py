@@ -50,7 +50,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[Path, int], Path]]:
         return folder
 
     yield mount
-    for folder in mounted:
+    for folder in reversed(mounted):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
@@ -94,14 +94,23 @@ def test_a_disk_that_is_full_is_named_and_nothing_half_written_is_taken(
 def test_a_disk_without_any_room_is_told_in_words_though_the_ledger_cannot_be(
     house: House, disk: Callable[[Path, int], Path]
 ) -> None:
-    folder = disk(house.root / ".trainwright", 64)
-    with (folder / "full").open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(b" " * 1024):
-            continue
-    fails(house, "No space left on device", "The ledger has no entry of this tick", "trainwright clean")
-    (folder / "full").unlink()
-    subprocess.run(["mount", "-o", "remount,size=10m", str(folder)], check=True)
-    publishes(house, "v1.0.0", 40)
+    """Nor is a tick's outcome lost for the ledger where only that has no room: the next tick puts it there."""
+    none = "The ledger has no entry of this tick"
+    for place in (".trainwright", ".trainwright/ledger"):
+        folder = disk(house.root / place, 64)
+        with (folder / "full").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(b" " * 1024):
+                continue
+        if place == ".trainwright":
+            fails(house, "No space left on device", none, "trainwright clean")
+        else:
+            assert none in publishes(house, "v1.0.0", 40)
+        (folder / "full").unlink()
+        subprocess.run(["mount", "-o", "remount,size=10m", str(folder)], check=True)
+    code, words = Tick(house).end()
+    assert code == 0 and "Nothing to do" in words, words
+    nothing, killed = house.decisions()
+    assert nothing["outcome"] == "nothing to do" and "or its disk was full" in killed["words"]
 
 
 def test_where_nobody_knows_whom_to_tell_of_a_failure_the_server_is_left_to_tell(house: House) -> None:
@@ -246,7 +255,7 @@ def test_of_a_tick_that_was_killed_the_next_one_says_so(house: House) -> None:
         publishes(house, f"v1.{killed - 1}.0", rows)
         last, before = house.decisions()[:2]
         assert (last["outcome"], before["outcome"]) == ("published", "killed")
-        assert f"ended without a decision: its process ({tick.process.pid})" in before["words"]
+        assert f"left no decision: its process ({tick.process.pid}) was ended" in before["words"]
         assert before["started"] < last["started"] and before["tick"] != last["tick"]
     assert len(house.decisions()) == 4
     assert not list((house.root / ".trainwright" / "ticks" / "one").iterdir())
