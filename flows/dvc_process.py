@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,7 +49,8 @@ def environment(root: Path) -> dict[str, str]:
 def start(root: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A dvc command on the project at `root`, in a group of its own; when the block ends, the group is no more.
 
-    Where the block ends before the process does, that is asked to end first.
+    Where the block ends before the process does, that is asked to end first, and has GRACE for it however often we are
+    told to end meanwhile.
     """
     child = subprocess.Popen(
         [sys.executable, "-m", "flows.dvc_process", str(os.getpid()), "--wait-for-lock", *arguments],
@@ -62,9 +64,10 @@ def start(root: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield child
     except BaseException:
-        child.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            child.communicate(timeout=GRACE + 3)  # which reads its pipe: who writes to a full one cannot end
+        with _deaf():
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.communicate(timeout=GRACE + 3)  # which reads its pipe: who writes to a full one cannot end
         raise
     finally:
         with suppress(ProcessLookupError):
@@ -72,6 +75,23 @@ def start(root: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         child.wait()
         if child.stdout:
             child.stdout.close()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Have no SIGTERM raise anything while the block runs.
+
+    A worker that was killed tells its runs to end two to four times within milliseconds: the kernel hands them from one
+    of its ending threads to another, with a signal each time (forget_original_parent in Linux' kernel/exit.c).
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no signal raises anything
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def lines(

@@ -54,7 +54,7 @@ with workspace(Path.cwd(), "toy", git.head(Path.cwd())) as space:
     print((space.root / "b").read_text())
 sys.exit(code)
 """
-# A training that keeps a checkpoint when it is told to end; tests/test_training.py has the real one.
+# A training that takes a while to keep a checkpoint when it is told to end; tests/test_training.py has the real one.
 LEARN = """
 import os, pathlib, signal, sys, time
 where, kept = pathlib.Path(os.environ["TRAINWRIGHT_ROOT"]), pathlib.Path(".trainwright/checkpoints/learnt")
@@ -62,6 +62,8 @@ if kept.exists():
     pathlib.Path("e").write_text(f"{kept.read_text()} began, {where.name} went on")
     sys.exit()
 def keep(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(2)
     kept.write_text(where.name)
     sys.exit(143)
 signal.signal(signal.SIGTERM, keep)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -159,14 +160,23 @@ def test_an_entry_of_another_lock_is_merged_as_dvc_would_have_written_it(toy: To
         project.merge("second@toy", {"cmd": 7})
 
 
+KEEPS = """
+import pathlib, signal, sys, time
+def keep(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(2)
+    pathlib.Path("kept").write_text("all")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, keep)
+pathlib.Path("ready").write_text("yes")
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
 def test_a_stage_may_keep_what_it_can_before_it_is_killed(toy: Toy) -> None:
     """It is told by SIGTERM to end: when what reads its lines stops, too."""
-    toy.write(
-        "keeps.py",
-        "import pathlib, signal, sys, time\n"
-        "def keep(*_):\n    pathlib.Path('kept').write_text('all')\n    sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, keep)\nprint('ready', flush=True)\ntime.sleep(600)\n",
-    )
+    toy.write("keeps.py", KEEPS)
     toy.stages(first={"cmd": "exec python keeps.py"})
 
     def say(line: Line) -> None:
@@ -175,6 +185,33 @@ def test_a_stage_may_keep_what_it_can_before_it_is_killed(toy: Toy) -> None:
     with pytest.raises(KeyboardInterrupt):
         dvc.Project(toy.root).reproduce("first@toy", say, 60)
     assert toy.read("kept") == "all"
+
+
+TOLD = """
+import signal, sys
+from pathlib import Path
+from flows import dvc
+def end(*_):
+    raise SystemExit(5)
+signal.signal(signal.SIGTERM, end)
+dvc.Project(Path.cwd()).reproduce("first@toy", print, 60)
+"""
+
+
+def test_it_may_keep_it_where_a_run_is_told_to_end_again_and_again(toy: Toy) -> None:
+    """As the kernel tells a run whose worker was killed: once for each of the worker's threads."""
+    toy.write("keeps.py", KEEPS)
+    toy.stages(first={"cmd": "exec python keeps.py"})
+    run = toy.start("-c", TOLD)
+    try:
+        wait((toy.root / "ready").exists, 60, "it does not begin")
+        while run.poll() is None and not (toy.root / "kept").exists():
+            run.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
+        said = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert toy.read("kept") == "all", said
 
 
 @pytest.mark.parametrize("cut", ["a", "folder/one"])
