@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows import dvc, dvc_lock, git, registry, workspace
+from flows import dvc, dvc_lock, git, registry, sent_commit, workspace
 from flows.registry import Version
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.operations import Retention, Running
@@ -24,12 +24,15 @@ Say = Callable[[str], None]
 
 
 def clean(root: Path, say: Say) -> None:
-    """Remove dead workspaces, and reports of failures that are two weeks old. Says what, and how much it was."""
+    """Remove dead workspaces, refs of stages whose sender died, and reports of failures that are two weeks old. Says
+    what, and how much it was."""
     for space in workspace.listed(root):
         if not space["held"]:
             size = dvc.size(root / ".trainwright" / "workspaces" / str(space["name"]))
             say(f"workspace    {space['name']}, left by a crash: {size / 1e6:,.1f} MB")
     gone = len(workspace.sweep(root))
+    for ref in sent_commit.sweep(root):
+        say(f"ref          {ref} of the Git remote, left by a crash")
     total = 0
     for path in _outdated(root):
         total += path.stat().st_size

@@ -5,7 +5,6 @@ DVC remote. Import this only once Prefect's API is ready (flows/server.py).
 """
 
 import json
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +21,10 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import TypeAdapter
 
-from flows import dvc, dvc_lock, git, pool, worker
+from flows import dvc, dvc_lock, pool, worker
 from flows.dvc_process import Line
 from flows.remote_stage import ARTIFACT, ASKED, BEAT, DELIVERED, GAVE_UP, LOGGER, WORKS, Pulse, Result
+from flows.sent_commit import sent_commit
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, write_file
 from trainwright.operations import Label, Running
@@ -75,7 +75,7 @@ def reproduce(
         deployment = journey.find_deployment()
         inputs = project.inputs(stage)
         lock = dvc_lock.of(project.entries([*dict.fromkeys(inputs.values()), stage]))
-        with _travelling(project, stage) as (commit, ref):
+        with sent_commit(project, stage) as (commit, ref):
             parameters = {
                 "pipeline": layout.pipeline,
                 "stage": name,
@@ -111,19 +111,6 @@ def _server() -> Iterator[SyncPrefectClient]:
             yield api
     except (TransportError, PrefectHTTPStatusError) as error:
         raise MachineryError(f"Prefect's server: {error}") from error
-
-
-@contextmanager
-def _travelling(project: dvc.Project, stage: str) -> Iterator[tuple[str, str]]:
-    """The checkout as it is, as a commit under a ref of its own on the Git remote for as long as the block runs."""
-    ref = f"refs/trainwright/runs/{secrets.token_hex(16)}"
-    commit = git.snapshot(project.root, project.sources(stage), f"Run {stage} elsewhere")
-    git.push(project.root, {ref: (commit, None)})
-    try:
-        yield commit, ref
-    finally:
-        with suppress(MachineryError):  # it is in nobody's way
-            git.push(project.root, {ref: ("", commit)})
 
 
 @contextmanager

@@ -320,7 +320,7 @@ def fetch(root: Path, *refspecs: str, prune: bool = False) -> set[str]:
 def _forget_unmade(root: Path) -> None:
     """Take away the worktrees that a killed `git worktree add` has begun and not made: without a commit they stop every
     fetch, and Git's own `prune` passes them by, for it takes them for locked."""
-    for head in (_own(root) / "worktrees").glob("*/HEAD"):
+    for head in (common_folder(root) / "worktrees").glob("*/HEAD"):
         with suppress(FileNotFoundError):
             if head.read_text().strip() == NOTHING and time.time() - head.stat().st_mtime > UNMADE:
                 shutil.rmtree(head.parent, ignore_errors=True)
@@ -328,10 +328,10 @@ def _forget_unmade(root: Path) -> None:
 
 def forget_worktree(root: Path, folder: Path) -> None:
     """Take away what Git knows of a worktree whose folder is gone."""
-    shutil.rmtree(_own(root) / "worktrees" / folder.name, ignore_errors=True)
+    shutil.rmtree(common_folder(root) / "worktrees" / folder.name, ignore_errors=True)
 
 
-def _own(root: Path) -> Path:
+def common_folder(root: Path) -> Path:
     """The folder in which Git keeps what is its own, for all worktrees."""
     return root / git(root, "rev-parse", "--git-common-dir")
 
@@ -402,7 +402,7 @@ def sweep(root: Path) -> list[str]:
     Git holds one for a moment; those that are ABANDONED seconds old, by this machine's clock, nobody holds. The lock of
     the index is a person's, whose editor may hold it for long, and stops nothing here.
     """
-    folder = _own(root)
+    folder = common_folder(root)
     found = [*(folder / "refs").rglob("*.lock"), *(folder / f"{name}.lock" for name in ("packed-refs", "shallow"))]
     gone = []
     for lock in found:
