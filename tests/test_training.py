@@ -152,26 +152,34 @@ except Terminated as error:
 """
 
 
-@pytest.mark.parametrize("step", [10, 25])
+@pytest.mark.parametrize("step", [10, 17, 25])
 def test_a_training_told_to_end_keeps_a_checkpoint_of_that_step_and_is_resumed_to_the_same_weights(
     step, tiny, whole, tmp_path, capsys
 ):
-    """In mid-epoch, and at the last step of one, whose evaluation comes before the checkpoint."""
+    """In mid-epoch, where its loss is logged and where it is not, and at the last step of one, whose evaluation comes
+    before the checkpoint."""
     code = TOLD_TO_END.format(step=step, root=str(ROOT), tests=str(ROOT / "tests"), tiny=str(tiny), out=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert f"told to end, at step {step} of 75" in done.stdout, done.stderr
+    assert ("validation loss" in done.stdout) == (step == 25)  # one of a part of an epoch would be of no use
     assert checkpoints.newest(tmp_path / "run")[0].name == f"checkpoint-{step}"
     resumed = run_training(tiny, tmp_path)
     assert f"going on from checkpoint-{step}" in capsys.readouterr().out
     assert digest(resumed.weights / "model.safetensors") == digest(whole[0].weights / "model.safetensors")
+    assert resumed.facts == whole[0].facts
+    assert curves(tmp_path) == curves(whole[1])
+
+
+def curves(out: Path) -> dict[str, str]:
+    folder = out / "live/plots/metrics"
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.tsv")}
 
 
 def test_the_curves_of_a_resumed_training_are_those_of_a_whole_one(tiny, whole, tmp_path):
     killed_at("checkpoint-35", tiny, tmp_path)
     run_training(tiny, tmp_path)
-    for curve in ("train/loss.tsv", "validation/loss.tsv"):
-        path = f"live/plots/metrics/{curve}"
-        assert (tmp_path / path).read_text() == (whole[1] / path).read_text()
+    assert curves(tmp_path) == curves(whole[1])
+    assert {"train/loss.tsv", "validation/loss.tsv"} <= curves(tmp_path).keys()
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

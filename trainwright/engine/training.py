@@ -271,6 +271,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
         self.best_measure = float("inf")  # the lower the better
         self.stale = 0
         self.told_to_end: float | None = None  # when, in monotonic seconds
+        self.unlogged: tuple[float, int] | None = None  # the losses since the last logged step, summed, and that step
         self.teacher = _teacher(job, model)
         super().__init__(
             model=model,
@@ -305,6 +306,7 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
             self.progress.on_train_begin(self.args, self.state, self.control)
             self.progress.on_train_end(self.args, self.state, self.control)
             return
+        self.unlogged = progress["unlogged"]
         self._train(resume_from_checkpoint=str(folder))
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -472,14 +474,27 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
                     checkpoints.seal(self.run_folder / name, {"loss": metrics["eval_loss"]})
             self.best, self.best_measure, self.stale = name, measure, 0
 
+    def go_on_logging(self) -> None:
+        """After a resume, log the losses that were not logged before it, too: the stock loop forgets them."""
+        if self.unlogged:
+            losses, self._globalstep_last_logged = self.unlogged
+            self._tr_loss += losses
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with _keeping(self.run_folder):
             super()._save_checkpoint(model, trial)
+        (losses,) = ranks.added([float(self._tr_loss)], self.args.device)
         self.accelerator.wait_for_everyone()  # each process has put its random state there
         if ranks.number():
             return
         folder = self.run_folder / f"checkpoint-{self.state.global_step}"
-        progress = {"best": self.best, "best_measure": self.best_measure, "stale": self.stale, "machine": self.machine}
+        progress = {
+            "best": self.best,
+            "best_measure": self.best_measure,
+            "stale": self.stale,
+            "machine": self.machine,
+            "unlogged": (losses / self.division.processes, self._globalstep_last_logged),
+        }
         with _keeping(self.run_folder):
             checkpoints.seal(folder, progress)
             checkpoints.prune(self.run_folder)
@@ -526,6 +541,7 @@ class _Progress(TrainerCallback):
         self.cut_short = False  # whether training stops within an epoch, which then has no evaluation
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.trainer.go_on_logging()
         if ranks.number():
             return
         from dvclive import Live
@@ -544,13 +560,14 @@ class _Progress(TrainerCallback):
         # The evaluation of an epoch's last step is still to come, and a resume would leave it out.
         due = state.global_step % self.trainer.params.checkpoint_every == 0
         self.cut_short = self.trainer.agree_to_end() and not ends_epoch
-        if (due or self.cut_short) and not ends_epoch:
+        if due and not ends_epoch:
             control.should_save = control.should_log = True
+        control.should_save |= self.cut_short
         control.should_training_stop |= self.cut_short
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        if not self.cut_short:
-            control.should_log = control.should_evaluate = control.should_save = True
+        # The stock callback, which is asked first, would have an epoch that is cut short evaluated.
+        control.should_log = control.should_evaluate = control.should_save = not self.cut_short
         control.should_training_stop |= self.cut_short or self.trainer.agree_to_end()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
