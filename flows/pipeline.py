@@ -108,6 +108,7 @@ class Pipeline:
             if outcome != SKIPPED:
                 self.terminal.note(f"{outcome.state} in {duration(time.monotonic() - started)}")
             if next(tries) <= operation.retries and outcome.exit_code not in (0, *SAID_NO):
+                self.terminal.note(outcome.words.partition("\n")[0])
                 self.terminal.note(f"It is tried again in {duration(operation.retry_delay_seconds)}.")
             if outcome.state == "TimedOut":
                 raise TimeoutError(outcome.words)

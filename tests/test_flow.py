@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,9 +182,10 @@ def test_results_of_an_earlier_run_are_not_told_as_this_ones(toy: Toy, capsys: p
     assert set(told("artifacts")) == {"toy-progress"}
 
 
-def test_a_failure_of_the_machinery_is_tried_again(toy: Toy) -> None:
+def test_a_failure_of_the_machinery_is_tried_again(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     toy.stages(training={"cmd": "echo tried >> tries; test $(wc -l < tries) -gt 1"})
     assert run(toy, training=Operation(retries=1, retry_delay_seconds=0)) == 0
+    assert re.search(r"exited with 1\n +It is tried again", capsys.readouterr().out)
     seen({"training@toy": "Completed"})
     assert toy.read("tries") == "tried\n" * 2
 
