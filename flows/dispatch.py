@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from flows import dvc, dvc_lock, pool, worker
 from flows.dvc_process import Line
-from flows.remote_stage import ARTIFACT, ASKED, BEAT, DELIVERED, GAVE_UP, LOGGER, WORKS, Pulse, Result
+from flows.remote_stage import ARTIFACT, ASKED, BEAT, BLOCKED, DELIVERED, GAVE_UP, LOGGER, WORKS, Pulse, Result
 from flows.sent_commit import sent_commit
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, write_file
@@ -33,7 +33,7 @@ POLL = 0.5  # seconds between two looks at the run
 TOLD = 15.0  # seconds between two words on why it waits
 NOBODY = 40.0  # seconds without a worker of the label, after which there is none
 ABSENT = 10.0  # seconds without a look at its queue, after which a worker is away
-SILENCE = 30.0  # seconds without a sign of life, while the server answers, after which a worker is dead
+SILENCE = 30.0  # seconds without a sign of life, while the server takes ours, after which a worker is dead
 POD = 600.0  # seconds that a pod or container has for that, beside what one waits for a worker
 STARTING = 120.0  # seconds that a worker has to start a run that it took
 AWAY = 600.0  # seconds that the server may be away
@@ -113,14 +113,29 @@ def _server() -> Iterator[SyncPrefectClient]:
         raise MachineryError(f"Prefect's server: {error}") from error
 
 
+class _Signs:
+    """What whoever asks says of itself on the flow run, and when the server last took that in."""
+
+    def __init__(self) -> None:
+        self.delivered = threading.Event()  # whether all that the stage reads is on the DVC remote
+        self._taken = time.monotonic()
+
+    def take(self) -> None:
+        self._taken = time.monotonic()
+
+    def blocked(self) -> bool:
+        """Whether the server takes nothing in: its database may be locked, while it still answers what is asked."""
+        return time.monotonic() - self._taken > BLOCKED
+
+
 @contextmanager
-def _asking(run: UUID) -> Iterator[threading.Event]:
+def _asking(run: UUID) -> Iterator[_Signs]:
     """Give signs of life on a flow run while the block runs, from a thread that nothing else holds up.
 
-    Each says whether the inputs are delivered, which the block tells by the event that it gets: where two write labels
-    at one moment, a server may lose what one has said.
+    Each says whether the inputs are delivered, which the block tells: where two write labels at one moment, a server
+    may lose what one has said.
     """
-    end, delivered = threading.Event(), threading.Event()
+    end, signs = threading.Event(), _Signs()
 
     def beat() -> None:
         count = 0
@@ -128,12 +143,13 @@ def _asking(run: UUID) -> Iterator[threading.Event]:
             while not end.wait(BEAT):
                 with suppress(TransportError, PrefectHTTPStatusError, ObjectNotFound):  # the next one may get through
                     count += 1
-                    api.update_flow_run_labels(run, {ASKED: count, DELIVERED: delivered.is_set()})
+                    api.update_flow_run_labels(run, {ASKED: count, DELIVERED: signs.delivered.is_set()})
+                    signs.take()
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield delivered
+        yield signs
     finally:
         end.set()
         thread.join()
@@ -194,15 +210,15 @@ class _Journey:
         except PrefectHTTPStatusError as error:
             raise MachineryError(f"the server does not take the run: {error.response.text}") from error
         try:
-            with _asking(made.id) as delivered:
+            with _asking(made.id) as signs:
                 deliver()
-                delivered.set()
-                return self._result(self._until_final(made.id, seconds))
+                signs.delivered.set()
+                return self._result(self._until_final(made.id, seconds, signs))
         except BaseException as error:
             self._cancel(made.id, str(error))
             raise
 
-    def _until_final(self, run: UUID, seconds: float) -> FlowRun:
+    def _until_final(self, run: UUID, seconds: float, signs: _Signs) -> FlowRun:
         works, began, away = Pulse(), 0.0, 0.0
         relayed: set[UUID] = set()
         while True:
@@ -215,6 +231,10 @@ class _Journey:
                 if state.is_final():
                     return seen
                 name = labels.get("prefect.worker.name", "one")
+                if signs.blocked():  # nor does it take in what a worker says
+                    works.restart()
+                    self._alone = 0.0
+                    self._tell("Prefect's server answers, and takes nothing in: is its database locked?")
                 if state.is_running():
                     began = began or now
                     if works.still(labels.get(WORKS)) > SILENCE:
@@ -223,7 +243,7 @@ class _Journey:
                         raise TimeoutError
                 elif state.is_pending():
                     self._starting(str(name), works.still(state.type))
-                elif self._is_served():
+                elif not signs.blocked() and self._is_served():
                     self._tell(self._busy(run))
                 away = 0.0
             except ObjectNotFound:

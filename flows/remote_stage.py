@@ -39,6 +39,7 @@ BEAT = 1.0  # seconds between two signs of life, each way
 # while an error of ours costs little: a training keeps a checkpoint, and who asked for it sends it again.
 ORPHANED = 7.0
 SLOW = 0.3  # seconds of a server's answer, over which a sign of life that is late may be the server's doing
+BLOCKED = 5.0  # seconds, likewise, over which nothing that is late says anything of its sender
 DELETED = 3  # times that the server knows no such run, after which it was deleted
 LOST = 60.0  # seconds without one after which it is dead, however slow the server is
 GAVE_UP = "who asked for it has given no sign of life"
@@ -149,8 +150,11 @@ class _Watch:
                     heard.restart()
                 else:
                     gone = 0
-                    if time.monotonic() - began > SLOW:
+                    took = time.monotonic() - began
+                    if took > SLOW:
                         asked.restart()
+                    if took > BLOCKED:
+                        heard.restart()
                     labels = seen.labels or {}
                     if labels.get(DELIVERED):
                         self._delivered.set()

@@ -6,10 +6,12 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -400,8 +402,8 @@ def test_a_run_that_waits_says_with_which_run_the_worker_is_busy_since_when(worl
         world.home.write("in.txt", "rows that wait\n")
         waiting = world.start("training")
         assert waiting.stdout
-        said = next(line for line in waiting.stdout if "waiting: " in line)
-        assert re.search(r"waiting: \S+ is busy with tokenization@toy since \d\d:\d\d:\d\d", said), said
+        busy_with = re.compile(r"waiting: \S+ is busy with tokenization@toy since \d\d:\d\d:\d\d")
+        assert any(busy_with.search(line) for line in waiting.stdout)
         busy.kill()
         waiting.communicate(timeout=120)
         assert waiting.returncode == 0
@@ -410,6 +412,26 @@ def test_a_run_that_waits_says_with_which_run_the_worker_is_busy_since_when(worl
         for child in filter(None, (busy, waiting)):
             child.kill()
             child.communicate()
+
+
+def test_a_server_that_answers_and_takes_nothing_in_for_a_while_ends_no_stage(world: World) -> None:
+    """As with SQLite, where one writes for long: neither side may take the other for dead."""
+    (world.one.root / "pid").unlink(missing_ok=True)
+    run = world.start("tokenization")
+    try:
+        stage = world.one.beating(seconds=120)
+        with closing(sqlite3.connect(world.folder / "prefect" / "prefect.db", timeout=60)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(42)
+            database.rollback()
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(10)
+        assert Path(f"/proc/{stage}").exists()
+    finally:
+        run.kill()
+    assert "takes nothing in: is its database locked?" in run.communicate()[0]
+    wait(lambda: not Path(f"/proc/{stage}").exists(), 60, f"{stage} goes on")
 
 
 def test_a_stage_of_a_retrains_workspace_travels_as_one_of_the_checkout(world: World) -> None:
