@@ -25,8 +25,8 @@ def sent_commit(project: dvc.Project, stage: str) -> Iterator[tuple[str, str]]:
     claim = _claims(project.root) / f"{name}.{commit}"
     claim.parent.mkdir(exist_ok=True)
     with held(claim):
-        git.push(project.root, {REFS + name: (commit, None)})
         try:
+            git.push(project.root, {REFS + name: (commit, None)})
             yield commit, REFS + name
         finally:
             _take_away(project.root, claim)
@@ -39,9 +39,10 @@ def sweep(root: Path) -> list[str]:
         return []
     gone = []
     for claim in sorted(_claims(root).glob("*")):
-        with suppress(BlockingIOError, FileNotFoundError), held(claim, wait=False):
-            if _take_away(root, claim):
-                gone.append(REFS + claim.stem)
+        with suppress(BlockingIOError), held(claim, wait=False):
+            if not _take_away(root, claim):
+                break  # nor would it answer of the next, and each call to a dead line takes its time
+            gone.append(REFS + claim.stem)
     return gone
 
 

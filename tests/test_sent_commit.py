@@ -84,8 +84,11 @@ def away(project: Toy, killed: str) -> Iterator[Path]:
 
 def test_while_the_remote_is_away_it_is_kept_in_mind(project: Toy, killed: str, away: Path) -> None:
     assert sweep(project.root) == []
+    with pytest.raises(git.GitError), sent_commit(dvc.Project(project.root), "first@toy"):
+        pytest.fail("it was sent nowhere")
     away.with_name("elsewhere").rename(away)
-    assert sweep(project.root) == [killed]
+    assert killed in sweep(project.root)
+    assert on_remote(project) == [] and sweep(project.root) == []
 
 
 def test_one_that_somebody_took_away_on_the_remote_is_forgotten(project: Toy, killed: str) -> None:
