@@ -30,7 +30,7 @@ from trainwright.core.layout import Layout, write_file
 from trainwright.operations import Label, Running
 
 POLL = 0.5  # seconds between two looks at the run
-TOLD = 15.0  # seconds between two words on why it waits
+TOLD = 15.0  # seconds after which it says again why it waits
 NOBODY = 40.0  # seconds without a worker of the label, after which there is none
 ABSENT = 10.0  # seconds without a look at its queue, after which a worker is away
 SILENCE = 30.0  # seconds without a sign of life, while the server takes ours, after which a worker is dead
@@ -39,6 +39,7 @@ STARTING = 120.0  # seconds that a worker has to start a run that it took
 AWAY = 600.0  # seconds that the server may be away
 SENT = 3  # times that a stage is sent, where workers take us for dead
 ENDING = 30.0  # seconds that a cancelled run has to end
+LATE = "Prefect's server takes nothing in, or answers late: is its database locked?"
 Say = Callable[[Line], None]
 
 
@@ -171,7 +172,8 @@ class _Journey:
         self.patience, self.say = max(NOBODY, patience), say
         self._polls = Pulse()
         self._first_poll: datetime | None = None
-        self._told, self._alone = float("-inf"), 0.0
+        self._words, self._told = "", 0.0
+        self._alone = 0.0
 
     def find_deployment(self) -> UUID:
         """The stage deployment's id, which `deploy` and workers make. Raises MachineryError where nobody comes to."""
@@ -224,27 +226,29 @@ class _Journey:
         while True:
             now = time.monotonic()
             try:
-                seen = self.api.read_flow_run(run)
-                state, labels = seen.state or State(type=StateType.PENDING), seen.labels or {}
-                if state.is_running() or state.is_final():
-                    self._relay(run, relayed)
-                if state.is_final():
-                    return seen
-                name = labels.get("prefect.worker.name", "one")
-                if signs.blocked():  # nor does it take in what a worker says
-                    works.restart()
-                    self._alone = 0.0
-                    self._tell("Prefect's server answers, and takes nothing in: is its database locked?")
-                if state.is_running():
-                    began = began or now
-                    if works.still(labels.get(WORKS)) > SILENCE:
-                        raise MachineryError(f"worker {name} has given no sign of life for {SILENCE:.0f} s")
-                    if now - began > seconds + ENDING:
-                        raise TimeoutError
-                elif state.is_pending():
-                    self._starting(str(name), works.still(state.type))
-                elif not signs.blocked() and self._is_served():
-                    self._tell(self._busy(run))
+                with self._noticing():
+                    seen = self.api.read_flow_run(run)
+                    state, labels = seen.state or State(type=StateType.PENDING), seen.labels or {}
+                    if state.is_running() or state.is_final():
+                        self._relay(run, relayed)
+                    if state.is_final():
+                        return seen
+                    name = labels.get("prefect.worker.name", "one")
+                    # Nor does it take in what a worker says; and what it says of one may be as old as the question.
+                    if signs.blocked() or time.monotonic() - now > BLOCKED:
+                        works.restart()
+                        self._alone = 0.0
+                        self._tell(LATE)
+                    if state.is_running():
+                        began = began or now
+                        if works.still(labels.get(WORKS)) > SILENCE:
+                            raise MachineryError(f"worker {name} has given no sign of life for {SILENCE:.0f} s")
+                        if now - began > seconds + ENDING:
+                            raise TimeoutError
+                    elif state.is_pending():
+                        self._starting(str(name), works.still(state.type))
+                    elif not signs.blocked() and self._is_served():
+                        self._tell(self._busy(run))
                 away = 0.0
             except ObjectNotFound:
                 raise MachineryError("the stage's run was deleted on the server") from None
@@ -256,6 +260,18 @@ class _Journey:
                     raise MachineryError(f"Prefect's server is away: {error}") from error
                 self._tell(f"Prefect's server does not answer: {error}")
             time.sleep(POLL)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Say that the server is late while the block still waits for it, which may be for minutes: Prefect's client
+        asks again after a minute without an answer."""
+        timer = threading.Timer(BLOCKED, self._tell, [LATE])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _starting(self, name: str, seconds: float) -> None:
         """Raise MachineryError where a worker took the stage so many seconds ago that it will not start it any more."""
@@ -314,8 +330,8 @@ class _Journey:
         return ", ".join(told)
 
     def _tell(self, words: str) -> None:
-        if time.monotonic() - self._told > TOLD:
-            self._told = time.monotonic()
+        if words != self._words or time.monotonic() - self._told > TOLD:
+            self._words, self._told = words, time.monotonic()
             self.say(Line(f"waiting: {words}"))
 
     def _relay(self, run: UUID, relayed: set[UUID]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -414,23 +415,32 @@ def test_a_run_that_waits_says_with_which_run_the_worker_is_busy_since_when(worl
             child.communicate()
 
 
-def test_a_server_that_answers_and_takes_nothing_in_for_a_while_ends_no_stage(world: World) -> None:
-    """As with SQLite, where one writes for long: neither side may take the other for dead."""
+def test_a_server_that_takes_nothing_in_for_a_while_ends_no_stage(world: World) -> None:
+    """As with SQLite, where one writes for long: neither side may take the other for dead. It answers at first, and
+    no more once what wants to write has all the connections of its pool.
+    """
     (world.one.root / "pid").unlink(missing_ok=True)
     run = world.start("tokenization")
     try:
         stage = world.one.beating(seconds=120)
-        with closing(sqlite3.connect(world.folder / "prefect" / "prefect.db", timeout=60)) as database:
+        with (
+            closing(sqlite3.connect(world.folder / "prefect" / "prefect.db", timeout=60)) as database,
+            ThreadPoolExecutor(20) as crowd,
+        ):
             database.execute("BEGIN IMMEDIATE")
             with pytest.raises(subprocess.TimeoutExpired):
-                run.wait(42)
+                run.wait(2)
+            for at in range(20):
+                crowd.submit(world.ask, "/variables/", {"name": f"v{at}", "value": at})
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(40)
             database.rollback()
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(10)
         assert Path(f"/proc/{stage}").exists()
     finally:
         run.kill()
-    assert "takes nothing in: is its database locked?" in run.communicate()[0]
+    assert "waiting: Prefect's server takes nothing in, or answers late" in run.communicate()[0]
     wait(lambda: not Path(f"/proc/{stage}").exists(), 60, f"{stage} goes on")
 
 
