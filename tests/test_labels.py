@@ -441,7 +441,7 @@ def test_a_server_that_takes_nothing_in_for_a_while_ends_no_stage(world: World) 
     finally:
         run.kill()
     assert "waiting: Prefect's server takes nothing in, or answers late" in run.communicate()[0]
-    wait(lambda: not Path(f"/proc/{stage}").exists(), 60, f"{stage} goes on")
+    wait(lambda: not Path(f"/proc/{stage}").exists(), 120, f"{stage} goes on")
 
 
 def test_a_stage_of_a_retrains_workspace_travels_as_one_of_the_checkout(world: World) -> None:
