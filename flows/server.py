@@ -32,6 +32,7 @@ START = "start one with `prefect server start` and the settings of deploy/server
 ANSWER = 10  # seconds that a server has for its first answer
 STARTING = 60  # seconds that commands which start with the machine, as the server does, wait for it
 CLOCKS = 30  # seconds that two may differ; heartbeats bear the time of their machine, and the server judges by its own
+LOOKS, RENEWED = 3, 2  # times that a clock is looked at, and seconds in which a server's answers have a newer time
 DEADLINE = 180  # seconds; a first start on a slow machine makes the database
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -105,15 +106,21 @@ def clock() -> Fault | None:
     """What is wrong with this machine's clock, held against the server's; None too where that does not say.
 
     A worker takes what is due by its own clock, and the server ends a run whose heartbeats seem old by its own.
+
+    A server that stood still tells at first the time at which it did, since it looks at its clock once a second: it
+    has to be wrong each of several times.
     """
     url = os.environ["PREFECT_API_URL"]
-    try:
-        with urllib.request.urlopen(_asking(f"{url}/health"), timeout=ANSWER) as answer:
-            off = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
-    except (OSError, ValueError, TypeError, HTTPException):
-        return None
-    if abs(off) <= CLOCKS:
-        return None
+    for again in range(LOOKS):
+        if again:
+            time.sleep(RENEWED)
+        try:
+            with urllib.request.urlopen(_asking(f"{url}/health"), timeout=ANSWER) as answer:
+                off = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
+        except (OSError, ValueError, TypeError, HTTPException):
+            return None
+        if abs(off) <= CLOCKS:
+            return None
     reason = f"this machine's clock is {abs(off):.0f} s {'behind' if off < 0 else 'ahead of'} the server's ({url})"
     return Fault("clock", reason, "Set both by one time service (NTP): runs are due, and found dead, by these clocks.")
 

@@ -1,5 +1,6 @@
 """What can happen to a machine that retrains at night, done to real ticks: each says so, and the next ends well."""
 
+import http.server
 import json
 import os
 import re
@@ -390,6 +391,35 @@ def test_a_machine_whose_clock_is_not_the_servers_takes_no_run_and_says_so(house
         out, errors = worker.communicate(timeout=120)
         assert worker.returncode == 3 and " s ahead of the server's" in errors, out + errors
         relay.shutdown()
+
+
+def test_a_server_that_stood_still_and_tells_an_old_time_at_first_shows_no_wrong_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Prefect's does after a minute in which its database was locked: every worker of it ended itself."""
+    from flows.server import clock
+
+    old = [70.0]
+
+    class Standing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def date_time_string(self, *_: object) -> str:
+            return formatdate(time.time() - (old.pop() if old else 0), usegmt=True)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Standing) as standing:
+        threading.Thread(target=standing.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{standing.server_address[1]}/api")
+        assert clock() is None
+        assert not old
+        old += [70.0] * 9
+        assert (wrong := clock()) and "70 s ahead of the server's" in re.sub("(69|71) s", "70 s", wrong.reason)
+        standing.shutdown()
 
 
 def test_a_tick_ends_with_the_worker_that_started_it_and_the_next_worker_publishes(
