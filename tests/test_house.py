@@ -192,3 +192,14 @@ def test_every_parameter_that_dvc_tracks_is_in_every_entry(path):
             for key in parameter.split("."):
                 assert key in value, f"{name} lacks {parameter}"
                 value = value[key]
+
+
+def test_git_ignores_every_stage_output_and_no_pin():
+    outs = [out for stage in GRAPH.values() for key in ("outs", "metrics", "plots") for out in stage["do"].get(key, [])]
+    paths = [(out if isinstance(out, str) else next(iter(out))).replace("${key}", "mine") for out in outs]
+    kept = ["data/mine/source.json", "data/mine/published/version.json", "data/mine/raw/rows.csv"]
+    kept += ["data/none/training/README.md", "data/sample/squad.json"]
+    checked = subprocess.run(
+        ["git", "check-ignore", "--no-index", *paths, *kept], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert sorted(checked.stdout.split()) == sorted(paths)
