@@ -12,7 +12,6 @@ from trainwright.scoring import wording
 if TYPE_CHECKING:
     from trainwright.champion import Verdict  # which imports pandas, and a worker's stage would wait for it
 
-SETS = {"test": "test", "validation": "validation", "untrained": "untrained, on test"}
 Rows = list[dict[str, Any]]
 
 
@@ -106,7 +105,7 @@ def _table(key: str, rows: Rows, description: str) -> None:
 
 def closing(layout: Layout) -> str:
     """The scores, and where the model, its predictions, the scores and the report are."""
-    lines = _sentences([row for row in _scores(layout) if row["set"] != SETS["validation"]])
+    lines = _sentences([row for row in _scores(layout) if row["set"] != "validation"])
     published, trained = layout.stage("report") / "model", layout.stage("training") / "model"
     places = {
         "model": published if published.is_dir() else trained,
@@ -124,8 +123,9 @@ def _scores(layout: Layout) -> Rows:
     """A row for each headline score, of each set of rows, best known first."""
     metrics = _json(layout.stage("postprocessing") / "metrics.json")
     rows = []
-    for part, label in SETS.items():
+    for part, words in wording.parts(metrics).items():
         scores = metrics.get(part) or {}
+        label = words if part in ("test", "validation") else f"{words}, on test"
         for name in wording.headline({part: scores}):
             kind = wording.kind(metrics, name)
             own = {} if kind["unit"] == wording.POINTS else {"unit": kind["unit"]}

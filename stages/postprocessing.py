@@ -2,9 +2,10 @@
 
     python -m stages.postprocessing sample-qa
 
-Writes predictions/ (the test split's in the task's official form: predictions.json, …), metrics.json (test,
-validation and the untrained base model on test), tuned.json (what was set on validation) and scores.parquet
-(each test row's prediction and scores).
+Writes predictions/ (the test split's in the task's official form: predictions.json, …), headline.json (the scores of
+the test split alone, for `dvc metrics`), metrics.json (test, validation, the untrained base model and the constant
+baseline on test, with intervals, groups and slices), tuned.json (what was set on validation) and scores.parquet (each
+test row's prediction and scores).
 """
 
 import json
@@ -16,7 +17,7 @@ import pyarrow as pa
 from trainwright.core import layout, process, tasks
 from trainwright.core.params import Pipeline
 from trainwright.rows import tables
-from trainwright.scoring import wording
+from trainwright.scoring import intervals, wording
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Postprocessed:
 
 
 def postprocessing(rows: dict[str, pa.Table], outputs: dict[str, pa.Table], params: Pipeline) -> Postprocessed:
-    """`rows` by split (validation, test), `outputs` by split and "untrained", which is over the test rows.
+    """`rows` by split, `outputs` by split (validation, test) and "untrained", which is over the test rows.
 
     What is tuned is tuned on validation and applied to test. The untrained model is not tuned.
     """
@@ -41,19 +42,25 @@ def postprocessing(rows: dict[str, pa.Table], outputs: dict[str, pa.Table], para
     rows = {**rows, "untrained": rows["test"]}
     found = {kind: predictions.predict(rows[kind], outputs[kind], section, kinds[kind]) for kind in kinds}
     metrics = {kind: scores.scores(rows[kind], found[kind], section, language) for kind in kinds}
+    if constant := predictions.constant(rows["train"], found["test"]):
+        headline = scores.headline(rows["test"], constant.predictions, section, language)
+        drawn = intervals.measured(headline, scores.drawn(rows["test"]), section.bootstrap, section.seed)
+        metrics[wording.CONSTANT] = {"count": rows["test"].num_rows, "answer": constant.answer, **drawn}
     return Postprocessed(found["test"], tuned, metrics, scores.each(rows["test"], found["test"], language))
 
 
 def main(run: process.Run) -> None:
     splits, evaluated = run.open("splitting"), run.open("evaluation")
-    rows = {name: tables.read(splits / f"{name}.parquet") for name in ("validation", "test")}
+    rows = {name: tables.read(splits / f"{name}.parquet") for name in tables.SPLITS}
     outputs = {name: tables.read(evaluated / f"{name}.parquet") for name in ("validation", "test", "untrained")}
     done = postprocessing(rows, outputs, run.params)
     with layout.writing(run.layout.stage("postprocessing")) as folder:
         (folder / "predictions").mkdir()
         tasks.load(run.params.task, "predictions").write(done.predictions, folder / "predictions")
         tables.write(done.each, folder / "scores.parquet")
-        for name, content in (("metrics", done.metrics), ("tuned", done.tuned)):
+        test = done.metrics["test"]
+        headline = {name: test[name]["value"] for name in wording.headline({"test": test})}
+        for name, content in (("headline", headline), ("metrics", done.metrics), ("tuned", done.tuned)):
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     for line in summary(done.metrics):
@@ -61,18 +68,17 @@ def main(run: process.Run) -> None:
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
-    """Two lines: every headline score of the test split, and the untrained model's beside it."""
+    """A line for the test split with every headline score, and one for each baseline on the same rows."""
     names = wording.headline({"test": metrics["test"]})
-    scored, before = (
-        ", ".join(
+    subjects = {"test": f"test, {metrics['test']['count']:,} rows", "untrained": "the untrained base model"}
+    subjects |= {part: words for part, words in wording.parts(metrics).items() if part == wording.CONSTANT}
+    return [
+        f"{subject}{'' if part == 'test' else ' on the same rows'}: "
+        + ", ".join(
             f"{wording.label(name)} {wording.said(wording.cell(metrics[part], name), _unit(metrics, name))}"
             for name in names
         )
-        for part in ("test", "untrained")
-    )
-    return [
-        f"test, {metrics['test']['count']:,} rows: {scored}",
-        f"the untrained base model on the same rows: {before}",
+        for part, subject in subjects.items()
     ]
 
 

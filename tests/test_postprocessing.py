@@ -97,21 +97,25 @@ def test_the_threshold_is_tuned_on_validation_and_applied_to_test(with_unanswera
     assert read(with_unanswerable, "predictions/nbest")["q0"][0]["text"] == ""
 
 
-def test_scores_of_test_validation_and_the_untrained_model_stand_side_by_side(
+def test_scores_of_test_validation_and_both_baselines_stand_side_by_side(
     with_unanswerable: process.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.main(with_unanswerable)
     metrics = read(with_unanswerable, "metrics")
-    assert list(metrics) == ["test", "validation", "untrained"]
+    assert list(metrics) == ["test", "validation", "untrained", "constant"]
     assert metrics["test"]["exact"]["value"] == pytest.approx(500 / 6, abs=1e-3)
     assert metrics["test"]["NoAns"] == {"count": 3, "exact": 100, "f1": 100}
     assert metrics["validation"]["f1"]["value"] == 100
     assert metrics["untrained"]["exact"]["value"] == 0
-    test, untrained = capsys.readouterr().out.splitlines()
+    assert metrics["constant"]["answer"] == "no answer"
+    assert metrics["constant"]["exact"]["value"] == metrics["constant"]["f1"]["value"] == 50
+    assert read(with_unanswerable, "headline") == {name: metrics["test"][name]["value"] for name in ("exact", "f1")}
+    test, untrained, constant = capsys.readouterr().out.splitlines()
     assert test.startswith("postprocessing: test, 6 rows: exact match 83.3")
     assert untrained == "postprocessing: the untrained base model on the same rows: exact match 0.0 (0.0 to 0.0), " + (
         "F1 0.0 (0.0 to 0.0)"
     )
+    assert constant.startswith("postprocessing: always no answer on the same rows: exact match 50.0")
 
 
 def test_every_test_row_keeps_its_prediction_and_scores(with_unanswerable: process.Run) -> None:

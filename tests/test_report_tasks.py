@@ -1,6 +1,7 @@
 """The report of every kind of task: scores in any unit, labels and entities, all from fabricated evidence."""
 
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def pretrained(perplexity: float) -> dict[str, Any]:
 
 CLASSIFIED = {"test": classified(88.8), "validation": classified(89.4), "untrained": classified(24.9)}
 CLASSIFIED["untrained"]["matthews"] = score(-4.0, 6.0)
+CLASSIFIED["constant"] = classified(60.1) | {"answer": LABELS[3]}
 PRETRAINED = {"test": pretrained(12.34), "validation": pretrained(12.9), "untrained": pretrained(31_022.0)}
 CURVES = {
     "train/loss": [(10, 2.1), (20, 1.2), (30, 0.8), (40, 0.6), (50, 0.45), (60, 0.35)],
@@ -97,9 +99,10 @@ def classification(chosen: params.Pipeline) -> facts.Facts:
         base={"uri": "package:encoder", "revision": "1.0", "licence": "mit", "files": {"model.safetensors": "cd" * 32}},
         base_datasets=None, steps=[facts.Step("ingestion", "rows", [facts.Part("read", 9, "kept")])], misaligned=0,
         gates=[], floors=[], training=TRAINING, architecture="BertForSequenceClassification", curves=CURVES,
-        losses={"test": 0.4}, metrics=CLASSIFIED, learned={"labels": LABELS}, tuned={"temperature": 1.3},
-        mistakes=MISTAKES, wrong=112, spans_answer=False, torn=TORN, timings=[], started=None, rendered=0.0,
-        versions={"torch": "2"}, machine={"system": "Linux", "cpus": 2, "python": "3.12"},
+        commit="ef" * 20, edited=True, losses={"test": 0.4}, metrics=CLASSIFIED, learned={"labels": LABELS},
+        tuned={"temperature": 1.3}, mistakes=MISTAKES, wrong=112, spans_answer=False, torn=TORN,
+        timings=[], started=None, rendered=0.0, versions={"torch": "2"},
+        machine={"system": "Linux", "cpus": 2, "python": "3.12"},
     )  # fmt: skip
 
 
@@ -114,7 +117,7 @@ def language_model(classification: facts.Facts) -> facts.Facts:
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1600, 1000, 400])
 def test_a_label_that_looks_like_a_script_stays_text(classification: facts.Facts, tmp_path: Path, width: int) -> None:
     html = page.render(classification)
     assert "<script" not in html and PLANTED not in html
@@ -131,6 +134,25 @@ def test_scores_are_said_in_their_own_units(language_model: facts.Facts) -> None
         assert said_so in html
     assert "A model trained from scratch on" in html and "drawn from the seed 42" in html
     assert "12.3<small>of 100" not in html
+
+
+def test_the_constant_baseline_and_the_commit_stand_beside_the_scores(classification: facts.Facts) -> None:
+    html, text = page.render(classification), card.card(classification)
+    assert f"always {escape(LABELS[3])} 60.1" in html and "| always " in text and "| 60.1 (" in text
+    assert "ef" * 20 in html and "edits that are not committed" in html
+
+
+def test_rows_that_a_limit_leaves_out_are_told_from_rows_that_were_taken(tmp_path: Path) -> None:
+    for stage in ("ingestion", "cleaning", "augmentation", "splitting", "tokenization"):
+        (tmp_path / stage).mkdir()
+    tables.write(pa.table({"id": ["a", "b", "c"]}), tmp_path / "ingestion" / "rows.parquet")
+    (tmp_path / "ingestion" / "quarantine.jsonl").write_text("{}\n")
+    step = next(facts._steps({path.name: path for path in tmp_path.iterdir()}, 9))
+    assert [(part.name, part.count) for part in step.parts] == [
+        ("taken", 3),
+        ("in quarantine", 1),
+        ("left out by the limit", 5),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from trainwright.report.facts import Facts
 from trainwright.report.heads import head
 from trainwright.report.page import adapter, begun, environment, from_scratch, model_name, precision, teacher
 from trainwright.report.results import score_rows, title, unit_words
-from trainwright.scoring.wording import cell, headline, kind, label
+from trainwright.scoring.wording import CONSTANT, cell, headline, kind, label, parts
 
 HUB_METRICS = {  # the Hub's names, where they are not ours
     "exact": "exact_match",
@@ -105,6 +105,7 @@ def _text(facts: Facts) -> str:
             metrics=names,
             units={n: words for n, k in kinds.items() if (words := unit_words(k))},
             score_rows=score_rows(facts.metrics, names),
+            constant=parts(facts.metrics).get(CONSTANT),
             trained=_trained(facts),
             overfitting=learning.sentences(facts.curves, facts.training, facts.params["training"]),
             usage=head(facts.architecture).usage(bool(beside["adapter"]) and not training["lora"]["merge"]),

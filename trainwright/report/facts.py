@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,6 +108,8 @@ class Facts:
 
     pipeline: str
     params: dict[str, Any]
+    commit: str | None  # of the Git repository; None outside of one
+    edited: bool  # whether tracked files differ from the commit
     source: dict[str, Any]
     base: dict[str, Any]
     base_datasets: list[str] | None  # that the base model's own card lists; None where it is not at hand or lists none
@@ -136,6 +139,8 @@ def gather(run: Run) -> Facts:
     """The facts of one pipeline's run. Raises RefusedError where a stage before the report is not certified."""
     folders = {stage: run.open(stage) for stage in EARLIER}
     layout, params = run.layout, run.params.model_dump(mode="json")
+    source = _json(layout.source_pin)
+    commit, edited = _commit(layout.root)
     metrics = _json(folders["postprocessing"] / "metrics.json")
     config = _json(folders["training"] / "model" / "config.json")
     base = {"revision": None, "licence": None, "files": {}, **_json(layout.base_model_pin)}
@@ -144,13 +149,15 @@ def gather(run: Run) -> Facts:
     return Facts(
         pipeline=layout.pipeline,
         params=params,
-        source=_json(layout.source_pin),
+        commit=commit,
+        edited=edited,
+        source=source,
         base=base,
         base_datasets=_datasets(str(base["uri"]), layout.root),
-        steps=list(_steps(folders)),
+        steps=list(_steps(folders, int(source["rows"]))),
         misaligned=tables.count(folders["tokenization"] / "misaligned.parquet"),
         gates=[_json(layout.gate_result(stage)) for stage in EARLIER],
-        floors=list(_floors(params["gates"]["report"], metrics)),
+        floors=list(_floors(run.params.gates.report.model_dump(exclude_defaults=True), metrics)),
         training=_json(folders["training"] / "facts.json"),
         architecture=str((config.get("architectures") or [""])[0]),
         curves=dict(_curves(folders["training"] / "live" / "plots" / "metrics")),
@@ -170,6 +177,21 @@ def gather(run: Run) -> Facts:
     )
 
 
+def _commit(root: Path) -> tuple[str | None, bool]:
+    """The commit that is checked out in `root`, and whether tracked files other than DVC's lock differ from it."""
+
+    def git(*arguments: str) -> str | None:
+        ran = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        return ran.stdout if ran.returncode == 0 else None
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    except FileNotFoundError:  # no Git on this machine
+        return None, False
+    return (commit.strip(), bool(status)) if commit else (None, False)
+
+
 def _json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
@@ -177,11 +199,14 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _steps(folders: dict[str, Path]) -> Iterator[Step]:
-    """The counts through the stages, from the tables themselves."""
+def _steps(folders: dict[str, Path], in_source: int) -> Iterator[Step]:
+    """The counts through the stages, from the tables themselves; `in_source` rows were there to be read."""
     rows = {stage: folders[stage] / "rows.parquet" for stage in ("ingestion", "cleaning", "augmentation")}
-    bad = [Part("in quarantine", _lines(folders["ingestion"] / "quarantine.jsonl"), "lost")]
-    yield Step("ingestion", "rows", [Part("read", tables.count(rows["ingestion"]), "kept"), *bad])
+    read, broken = tables.count(rows["ingestion"]), _lines(folders["ingestion"] / "quarantine.jsonl")
+    lost = [Part("in quarantine", broken, "lost")]
+    if unread := max(in_source - read - broken, 0):
+        lost.append(Part("left out by the limit", unread, "lost"))
+    yield Step("ingestion", "rows", [Part("taken" if unread else "read", read, "kept"), *lost])
     dropped = pc.value_counts(tables.read(folders["cleaning"] / "dropped.parquet")["reason"])
     lost = [Part(pair["values"].as_py(), pair["counts"].as_py(), "lost") for pair in dropped]
     lost.sort(key=lambda part: -part.count)

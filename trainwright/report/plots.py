@@ -14,8 +14,6 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-from trainwright.scoring.wording import SPLITS
-
 WIDTH = 440
 HEIGHT = 200
 LONGEST_LABEL = 24
@@ -132,9 +130,11 @@ def curves(
 
 def intervals(panels: list[dict[str, Any]], label: str) -> Markup:
     """Points with 95% intervals, a panel a score. Panels: title, scale (begin, end, logarithmic), records of split,
-    words, value, low and high (None: undefined). Panels of one scale in a row share the axis of the last."""
-    colours = {"test": "test", "validation": "validation", "untrained": "lost"}
-    scale = alt.Scale(domain=list(colours), range=[COLOUR[name] for name in colours.values()])
+    words, value, low and high (None: undefined). Panels of one scale in a row share the axis of the last. All panels
+    have the same splits: test, validation, untrained and maybe the constant baseline."""
+    names = list(dict.fromkeys(record["split"] for panel in panels for record in panel["records"]))
+    colours = [COLOUR[name] for name in ("test", "validation", "lost", "soft")]
+    scale = alt.Scale(domain=names, range=colours[: len(names)])
     charts = []
     for place, panel in enumerate(panels):
         begin, end, logarithmic = panel["scale"]
@@ -143,7 +143,7 @@ def intervals(panels: list[dict[str, Any]], label: str) -> Markup:
         powers = {"values": [10**n for n in range(-9, 12) if begin <= 10**n <= end]} if logarithmic else {}
         axis = alt.Axis(labels=not shared, **({"format": "~s", **powers} if logarithmic else {"tickCount": 5}))
         encoded = alt.Chart(_data(panel["records"])).encode(
-            y=alt.Y("split:N", sort=list(SPLITS), title=None), color=alt.Color("split:N", scale=scale, legend=None)
+            y=alt.Y("split:N", sort=names, title=None), color=alt.Color("split:N", scale=scale, legend=None)
         )
         layers = [
             encoded.mark_rule(strokeWidth=5, opacity=0.35, strokeCap="round").encode(

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from trainwright.report import plots
 from trainwright.scoring import wording
-from trainwright.scoring.wording import POINTS, SPLITS, cell, headline, label
+from trainwright.scoring.wording import CONSTANT, POINTS, cell, headline, label, parts
 
 MOST_CARDS = 4
 MOST_PLOTTED = 8
@@ -23,6 +23,7 @@ LOGARITHMIC = 20  # from what ratio of largest to smallest value on
 KINDS = {"classes": "class", "labels": "label", "types": "type"}
 MOST_NARROW = 8  # labels that the picture beside a table has room for
 OTHERS = "all others"
+BASELINES = {"untrained": "lost", CONSTANT: "soft"}  # and their colours
 
 
 def title(name: str) -> str:
@@ -38,6 +39,8 @@ def results(metrics: dict[str, Any]) -> dict[str, Any]:
     rows = score_rows(metrics, names)
     return {
         "headline": [_card(metrics, name) for name in names[:MOST_CARDS]],
+        "constant": parts(metrics).get(CONSTANT),
+        "baselines": {part: colour for part, colour in BASELINES.items() if part in parts(metrics)},
         "metric_names": names,
         "kinds": kinds,
         "test_count": test.get("count"),
@@ -63,7 +66,7 @@ def score_rows(metrics: dict[str, Any], names: list[str]) -> list[dict[str, Any]
     """A row a split and group of rows, each with one cell a score: its words and those of its interval."""
     rows = []
     kinds = {name: wording.kind(metrics, name)["unit"] for name in names}
-    for split in SPLITS:
+    for split, words in parts(metrics).items():
         scores = metrics.get(split) or {}
         groups = {
             name: value
@@ -72,7 +75,7 @@ def score_rows(metrics: dict[str, Any], names: list[str]) -> list[dict[str, Any]
         }
         for group, value in {"": scores, **groups}.items():
             said = [{**cell(value, name), **_words(value, name, kinds[name])} for name in names]
-            rows.append({"split": split, "group": group, "count": value.get("count"), "cells": said})
+            rows.append({"split": words, "group": group, "count": value.get("count"), "cells": said})
     return rows
 
 
@@ -87,14 +90,12 @@ def _words(scores: dict[str, Any], name: str, unit: str) -> dict[str, str]:
 
 def _card(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     kind = wording.kind(metrics, name)
-    found = {split: cell(metrics.get(split), name) for split in SPLITS}
-    words = {split: _words(metrics.get(split) or {}, name, kind["unit"])["words"] for split in SPLITS}
+    found = {split: cell(metrics.get(split), name) for split in parts(metrics)}
+    words = {split: _words(metrics.get(split) or {}, name, kind["unit"])["words"] for split in found}
     interval = wording.bounds(found["test"], kind["unit"])
-    values = [value for split in ("test", "untrained") for value in found[split].values() if value is not None]
-    scale = scale_of(values, kind["unit"])
-    places = {
-        split: {end: _place(value, scale) for end, value in found[split].items()} for split in ("test", "untrained")
-    }
+    drawn = {split: score for split, score in found.items() if split != "validation"}
+    scale = scale_of([value for score in drawn.values() for value in score.values() if value is not None], kind["unit"])
+    places = {split: {end: _place(value, scale) for end, value in score.items()} for split, score in drawn.items()}
     unit = {POINTS: "of 100", "perplexity": ""}.get(kind["unit"], kind["unit"])
     said = {"unit": unit, "lower": kind["better"] == "lower", "words": words, "interval": interval}
     return {"label": title(name), **said, "places": places}
@@ -128,7 +129,7 @@ def _intervals(metrics: dict[str, Any], names: list[str]) -> Markup | None:
     panels: list[dict[str, Any]] = []
     for name in names:
         kind = wording.kind(metrics, name)
-        scores = [(split, cell(metrics.get(split), name)) for split in SPLITS]
+        scores = [(words, cell(metrics.get(split), name)) for split, words in parts(metrics).items()]
         values = [value for _, score in scores for value in score.values() if value is not None]
         records = [{"split": s, "words": wording.number(c["value"], kind["unit"]), **c} for s, c in scores]
         unit = unit_words(kind)
@@ -145,11 +146,11 @@ def _slices(metrics: dict[str, Any], names: list[str]) -> dict[str, Any]:
     for part in test.get("slices") or []:
         by.setdefault(part["by"], []).append(part)
     drawn = []
-    for number, (what, parts) in enumerate(by.items()):
-        metric = next((name for name in reversed(names) if any(name in part for part in parts)), None)
-        if len(parts) == 1 or metric is None:  # one slice says what the whole says
+    for number, (what, those) in enumerate(by.items()):
+        metric = next((name for name in reversed(names) if any(name in part for part in those)), None)
+        if len(those) == 1 or metric is None:  # one slice says what the whole says
             continue
-        unit, shown = wording.kind(metrics, metric)["unit"], parts[:MOST_SLICES]
+        unit, shown = wording.kind(metrics, metric)["unit"], those[:MOST_SLICES]
         overall = cell(test, metric)["value"]
         records = [
             {"name": str(part["value"]), "value": value, "words": f"{wording.number(value, unit)} ({part['count']:,})"}
@@ -159,7 +160,7 @@ def _slices(metrics: dict[str, Any], names: list[str]) -> dict[str, Any]:
         words = f"{title(metric)} by {what}. " + "; ".join(f"{r['name']}: {r['words']}" for r in records)
         values = [value for value in (overall, *(r["value"] for r in records)) if value is not None]
         svg = plots.slices(records, overall, words, f"slice{number}", scale_of(values, unit)[:2])
-        more = f", the first {MOST_SLICES} of {len(parts)}" if len(parts) > MOST_SLICES else ""
+        more = f", the first {MOST_SLICES} of {len(those)}" if len(those) > MOST_SLICES else ""
         drawn.append((f"{title(metric)} by {what}{more}", svg))
     return {"slice_plots": drawn}
 

@@ -7,6 +7,7 @@ A split's metrics are a dictionary. Of its entries
   "perplexity", …), and better the higher unless it carries `"better": "lower"`; the first is the main one;
 - a bare number is a figure that stands beside them;
 - a dictionary with a `count` is a group of rows with scores of its own, as bare numbers under the headline's names;
+- `answer` is what the constant baseline answers every row with, in words;
 - a list of dictionaries with a `label`, `[{"label", "count", "precision", …}]`, is a table by class, in points of 100;
 - `confusion` is `{"labels", "counts"}`: rows are what is right, columns what was predicted;
 - `slices` is a list of `{"by", "value", "count", <score>: number}`.
@@ -17,9 +18,11 @@ What is undefined is None, and no other entry is shown.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SPLITS = ("test", "validation", "untrained")
+PARTS = ("test", "validation", "untrained")
+CONSTANT = "constant"  # a fourth part, of the tasks that have one answer to give to every row
 POINTS = "points"
 BOUNDS = ("value", "low", "high")
+LONGEST = 30  # characters of the constant baseline's answer that are shown
 UNDEFINED = "undefined"
 NOT_CLASSES = ("slices", "confusion")
 LABELS = {
@@ -59,6 +62,15 @@ def label(name: str) -> str:
     return LABELS.get(name) or name.replace("_", " ")
 
 
+def parts(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of each part of the metrics, in order, with its words: "untrained", "always negative"."""
+    found = {name: name for name in PARTS}
+    if constant := metrics.get(CONSTANT):
+        answer = str(constant.get("answer"))
+        found[CONSTANT] = f"always {answer if len(answer) <= LONGEST else answer[: LONGEST - 1] + '…'}"
+    return found
+
+
 def is_score(entry: Any) -> bool:
     """Whether an entry of a split's metrics is a headline score."""
     return isinstance(entry, dict) and entry.keys() >= set(BOUNDS)
@@ -66,13 +78,13 @@ def is_score(entry: Any) -> bool:
 
 def headline(metrics: Mapping[str, Any]) -> list[str]:
     """The names of the headline scores of any split, in the metrics' order."""
-    found = (n for split in SPLITS for n, entry in (metrics.get(split) or {}).items() if is_score(entry))
+    found = (n for name in parts(metrics) for n, entry in (metrics.get(name) or {}).items() if is_score(entry))
     return list(dict.fromkeys(found))
 
 
 def kind(metrics: Mapping[str, Any], name: str) -> dict[str, str]:
     """The `unit` of a score and which way it is `better`, as any split says it."""
-    found = ((metrics.get(split) or {}).get(name) for split in SPLITS)
+    found = ((metrics.get(part) or {}).get(name) for part in parts(metrics))
     score: dict[str, Any] = next((entry for entry in found if isinstance(entry, dict) and is_score(entry)), {})
     return {"unit": str(score.get("unit") or POINTS), "better": str(score.get("better") or "higher")}
 

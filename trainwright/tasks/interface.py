@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainwright.gates.promises import Checked, Promise
+    from trainwright.scoring.constant import Constant
     from trainwright.scoring.intervals import Score
 
 
@@ -110,6 +111,12 @@ class Predictions(Protocol):
 
     def predict(self, rows: pa.Table, outputs: pa.Table, params: Any, tuned: dict[str, Any]) -> pa.Table:
         """One row a row of `rows`: its id, the prediction and the best alternatives."""
+
+    def constant(self, train: pa.Table, predictions: pa.Table) -> "Constant | None":
+        """Replace each of `predictions` by the one answer that fits most rows of `train`, as the constant baseline.
+
+        Returns None for a task whose scores hold another baseline.
+        """
 
     def write(self, predictions: pa.Table, folder: Path) -> None:
         """predictions.json ({id: prediction}) and the task's further files in their official form.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainwright.rows import spans, tables
 from trainwright.scoring import calibration, classes
+from trainwright.scoring.constant import Constant, replaced
 from trainwright.tasks.classification.params import Postprocessing
 
 Floats = NDArray[np.float64]
@@ -86,6 +87,32 @@ def predict(rows: pa.Table, outputs: pa.Table, params: Postprocessing, tuned: di
     }
     metadata = {"classes": json.dumps({"gold": gold, "labels": labels}, ensure_ascii=False)}
     return pa.table({"id": rows["id"], **columns}, schema=wanted.with_metadata(metadata))
+
+
+def constant(train: pa.Table, predictions: pa.Table) -> Constant:
+    """Predict the most frequent label of `train`, the labels that more than half of its rows have, or its mean value.
+
+    Every row's probabilities are the labels' shares of `train`.
+    """
+    found = json.loads(predictions.schema.metadata[b"classes"])
+    gold, labels, count = found["gold"], found["labels"], predictions.num_rows
+    if gold == "value":
+        mean = round(float(np.mean(train["value"].to_numpy())), DIGITS) if train.num_rows else 0.0
+        return Constant(replaced(predictions, prediction=pa.array([mean] * count, pa.float64())), f"{mean:g}")
+    given = classes.indicators(train[gold], labels)
+    shares = given.mean(axis=0) if len(given) else np.zeros(len(labels))
+    if gold == "label":
+        best = np.full(count, shares.argmax())
+        chosen, words = _choices(best, shares[best], labels), labels[shares.argmax()]
+    else:
+        most = np.flatnonzero(shares > 0.5)
+        every = np.tile(most, count)
+        offsets = pa.array((np.arange(count + 1) * len(most)).astype(np.int32))
+        chosen = pa.ListArray.from_arrays(offsets, _choices(every, shares[every], labels))
+        words = ", ".join(labels[place] for place in most) or "no label"
+    probabilities = _lists(np.tile(shares, (count, 1)))
+    columns = {"prediction": chosen, "probabilities": probabilities, "uncalibrated": probabilities}
+    return Constant(replaced(predictions, **columns), words)
 
 
 def write(predictions: pa.Table, folder: Path) -> None:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainwright.rows import spans, tags
+from trainwright.scoring.constant import Constant, replaced
 from trainwright.tasks.ner.params import Postprocessing
 
 Ints = NDArray[np.int64]
@@ -83,6 +84,12 @@ def predict(
     for begin, (first, last) in zip(edges.tolist(), pairwise(places), strict=False):
         pieces.append(_predict(rows.slice(begin, PIECE), outputs.slice(first, last - first), begin))
     return pa.concat_tables([SCHEMA.empty_table(), *pieces])
+
+
+def constant(train: pa.Table, predictions: pa.Table) -> Constant:  # noqa: ARG001
+    """Find no entity in any text."""
+    none = pa.array([[]] * predictions.num_rows, SCHEMA.field("prediction").type)
+    return Constant(replaced(predictions, prediction=none), "no entity")
 
 
 def write(predictions: pa.Table, folder: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trainwright.rows import spans, tables
 from trainwright.scoring import answers
+from trainwright.scoring.constant import Constant, replaced
 from trainwright.tasks.qa.params import Postprocessing
 
 Ints = NDArray[np.int64]
@@ -97,6 +98,12 @@ def predict(rows: pa.Table, outputs: pa.Table, params: Postprocessing, tuned: di
         row = windows["row"].to_numpy().astype(np.int64) - begin
         pieces.append(_predict(rows.slice(begin, PIECE), windows, row, params, tuned["null_threshold"]))
     return pa.concat_tables([SCHEMA.empty_table(), *pieces])
+
+
+def constant(train: pa.Table, predictions: pa.Table) -> Constant:  # noqa: ARG001
+    """Answer no question: what a data set with unanswerable questions gives to a model that has learned nothing."""
+    empty = pa.array([""] * predictions.num_rows, pa.string())
+    return Constant(replaced(predictions, prediction=empty), "no answer")
 
 
 def write(predictions: pa.Table, folder: Path) -> None:
