@@ -7,7 +7,6 @@ quarantine.jsonl with the rows that are left out and why.
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trainwright import pins, sources
 from trainwright.core import layout, process, tasks
@@ -56,12 +55,6 @@ def require_rows(found: int, taken: int, file: str) -> None:
         raise InputError(Fault("params.yaml", reason, f"Raise it to {least} or more.", field="ingestion.limit"))
 
 
-def places(table: pa.Table, faults: list[Fault], rows: pa.Table) -> pa.Table:
-    """`id` and `place` of the rows that were made of a source's table: all but those at fault, in its order."""
-    gone = pc.is_in(table["place"], value_set=pa.array([fault.row for fault in faults], pa.string()))
-    return pa.table({"id": rows["id"], "place": table["place"].filter(pc.invert(gone))})
-
-
 def main(run: process.Run) -> None:
     task = tasks.load(run.params.task, "rows")
     source = pins.verify(run.layout, run.params)
@@ -72,8 +65,8 @@ def main(run: process.Run) -> None:
     with layout.writing(run.layout.stage("ingestion")) as folder:
         process.quarantine(run, "ingestion", faults, table.num_rows, folder)
         require_rows(len(rows), len(taken), source.uri)
-        tables.write(taken, folder / "rows.parquet")
-        tables.write(places(table, faults, rows).filter(pc.is_in(rows["id"], taken["id"])), folder / "places.parquet")
+        tables.write(taken.drop_columns("place"), folder / "rows.parquet")
+        tables.write(taken.select(["id", "place"]), folder / "places.parquet")
     limited = f", {len(taken):,} taken (limit)" if len(taken) < len(rows) else ""
     print(f"ingestion: {table.num_rows:,} rows read, {len(faults):,} in quarantine{limited}", flush=True)
 

@@ -73,6 +73,16 @@ def test_every_row_s_place_in_the_source_is_kept(tmp_path: Path, limit: int | No
     assert places == [{"id": id, "place": f"line {int(id) + 1}"} for id in ids]
 
 
+def test_rows_that_a_task_puts_in_another_order_keep_their_places(tmp_path: Path) -> None:
+    contexts = [f"Ann met Bob {n % 3}." for n in range(9)]
+    records = [{"id": str(n), "context": c, "question": f"{n}?", "answer": "Bob"} for n, c in enumerate(contexts)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    stage.main(run(tmp_path))
+    places = pq.read_table(tmp_path / "data/sample-qa/ingestion/places.parquet").to_pylist()
+    assert [row["id"] for row in places[:4]] == ["0", "3", "6", "1"]
+    assert all(row["place"] == f"line {int(row['id']) + 1}" for row in places)
+
+
 def test_few_bad_rows_go_to_quarantine(tmp_path: Path) -> None:
     write(tmp_path, 100, bad=1)
     stage.main(run(tmp_path))

@@ -108,7 +108,7 @@ def check_ids(rows: pa.Table, places: pa.ChunkedArray, faulty: Faulty) -> None:
 
 
 def sound_rows(rows: pa.Table, places: pa.ChunkedArray, faulty: Faulty, file: str) -> tuple[pa.Table, list[Fault]]:
-    """The rows with which nothing is wrong, and a Fault for each other."""
+    """The rows with which nothing is wrong, each with its `place`, and a Fault for each other."""
     wrong = sorted(faulty.found)
     where = pa.array(wrong, pa.int64())
     found = zip(wrong, places.take(where).to_pylist(), rows.column("id").take(where).to_pylist(), strict=True)
@@ -118,4 +118,4 @@ def sound_rows(rows: pa.Table, places: pa.ChunkedArray, faulty: Faulty, file: st
         faults.append(Fault(file, reason, remedy, row=place, field=name, id=id_))
     keep = np.ones(rows.num_rows, dtype=np.bool_)
     keep[wrong] = False
-    return rows.filter(pa.array(keep)), faults
+    return rows.append_column("place", places).filter(pa.array(keep)), faults

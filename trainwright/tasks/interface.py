@@ -34,6 +34,8 @@ class Rows(Protocol):
     def from_source(self, table: pa.Table, file: str, answered: bool = True) -> tuple[pa.Table, list[Fault]]:
         """Rows of SCHEMA from a source's table (`trainwright/sources`), and a Fault for each row that is left out.
 
+        After the columns of SCHEMA comes the source's `place`: the source location travels with each row, in whatever
+        order a task puts them. Ingestion takes it off and keeps it beside the rows.
         With `answered=False` the rows are to be predicted: no gold is wanted, and the table has none.
         """
 

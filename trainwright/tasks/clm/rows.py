@@ -30,4 +30,5 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
         positions = table["position"].cast(pa.int64()).take(at)
     rows = rows.append_column(SCHEMA.field("position"), positions)
     beginning = pa.repeat(pa.scalar(not answered), rows.num_rows)
-    return rows.append_column(SCHEMA.field("beginning"), beginning).cast(SCHEMA), faults
+    rows = rows.append_column(SCHEMA.field("beginning"), beginning)
+    return rows.select([*SCHEMA.names, "place"]), faults

@@ -319,7 +319,7 @@ def _sound(rows: pa.Table, places: pa.Array, found: Faults, file: str) -> tuple[
     ]
     keep = np.ones(rows.num_rows, dtype=np.bool_)
     keep[list(found)] = False
-    return rows.filter(pa.array(keep)), faults
+    return rows.append_column("place", places).filter(pa.array(keep)), faults
 
 
 def _note(found: Faults, rows: Any, name: str, reason: str, remedy: str) -> None:

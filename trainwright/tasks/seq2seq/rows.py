@@ -58,7 +58,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     gone = pc.is_in(table["place"], value_set=pa.array([fault.row for fault in found], pa.string()))
     columns = {"source": rows["text"], "target": pa.chunked_array([targets.filter(pc.invert(gone))])}
     made = {n: columns[n] if n in columns else rows[n] for n in SCHEMA.names}
-    return pa.table(made, schema=SCHEMA), faults
+    return pa.table(made, schema=SCHEMA).append_column("place", rows["place"]), faults
 
 
 def stratum(rows: pa.Table) -> pa.Array:
