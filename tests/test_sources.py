@@ -1,7 +1,11 @@
 """Sources of every form give the same rows; what is wrong with a file or a row is said by its place."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +151,7 @@ def test_a_file_without_a_header_has_its_names_from_params_yaml(tmp_path: Path) 
     fault = refused(lambda: read(tmp_path, "b.csv", "1,Bob in Rome\n", header=names))
     assert (fault.row, fault.reason) == ("line 1", "the record has 2 cells, the header 5")
     fault = refused(lambda: read(tmp_path, "c.csv", "1,2\n", header=["id", "id"]))
-    assert (fault.row, fault.reason) == ("", "the header names 'id' twice")
+    assert (fault.row, fault.reason) == ("", "the header names 'id' twice (columns 1 and 2)")
 
 
 def test_a_quote_is_text_where_a_source_says_so(tmp_path: Path) -> None:
@@ -285,6 +289,57 @@ def test_a_gzip_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     assert refused(lambda: read(tmp_path, "b.json.gz", b"{}")).reason == "not a whole gzip file"
 
 
+def zipped(**members: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def test_gzip_and_zip_files_are_read_under_any_name(tmp_path: Path) -> None:
+    content = f"{','.join(ROW)}\n{','.join(map(str, ROW.values()))}\n".encode()
+    expected, _ = read(tmp_path, "a.csv", content)
+    members = {"a.csv": content, "__MACOSX/._a.csv": b"x", "folder/": b""}
+    for packed in (gzip.compress(content), zipped(**{"a.csv": content}), zipped(**members)):
+        table, faults = read(tmp_path, "b.csv", packed)
+        assert (table, faults) == (expected, [])
+    pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    assert read(tmp_path, "b.parquet", gzip.compress(whole)) == read(tmp_path, "a.parquet", whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (zipped(**{"a.csv": b"x", "b.csv": b"y"}), "the zip file holds 2 files ('a.csv', 'b.csv')"),
+        (zipped(**{".DS_Store": b"x"}), "the zip file is empty"),
+        (zipped(**{"a.csv": b"x" * 99})[:-30], "not a whole zip file (File is not a zip file)"),
+        (zipped(**{"[Content_Types].xml": b"", "xl/a.xml": b""}), "it is an Office file (a workbook of Excel, say)"),
+        (bz2.compress(b"x"), "it is a bzip2 file"),
+        (lzma.compress(b"x"), "it is an xz file"),
+        (b"\x28\xb5\x2f\xfd....", "it is a Zstandard file"),
+        (b"PAR1....PAR1", "it is a Parquet file, not text"),
+        (gzip.compress(b"PAR1....PAR1"), "it is a Parquet file, not text"),
+        ("context,question\n".encode("utf-16-le"), "not UTF-8: every other byte is 0, as in UTF-16"),
+    ],
+)
+def test_a_file_of_another_form_is_named_for_what_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.json"):
+        fault = refused(lambda name=name: read(tmp_path, name, content))  # type: ignore[misc]
+        assert (fault.file, fault.reason[: len(reason)]) == (name, reason)
+        assert fault.remedy
+
+
+def test_hidden_files_of_a_folder_are_passed_over(tmp_path: Path) -> None:
+    for name in (".DS_Store", "._a.csv", "~$a.csv", "Thumbs.db", ".hidden.csv"):
+        (tmp_path / name).write_bytes(b"\0\1\2")
+    for name in ("a.csv", "B.CSV"):
+        (tmp_path / name).write_text("context,question,answer\nAnn.,Who?,Ann\n")
+    table = sources.read(Source(uri=".", format="csv"), tmp_path, rows.COLUMNS)
+    assert table["place"].to_pylist() == ["B.CSV, line 2", "a.csv, line 2"]
+
+
 def test_a_parquet_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "whole.parquet")
     content = (tmp_path / "whole.parquet").read_bytes()[:-5]
@@ -303,7 +358,7 @@ def test_a_column_of_parquet_that_is_there_twice_is_named(tmp_path: Path) -> Non
     [
         ("context,question,answer\na,b,c\na,b\n", "line 3", "the record has 2 cells, the header 3"),
         ('context,question,answer\na,b,c\na,"b,c\nd,e,f\n', "line 3", "a quote is never closed"),
-        ("context,context,answer\na,b,c\n", "line 1", "the header names 'context' twice"),
+        ("context,context,answer\na,b,c\n", "line 1", "the header names 'context' twice (columns 1 and 2)"),
         ("context,question,answer\n", "", "holds no rows"),
         ("", "", "holds no rows"),
     ],
@@ -311,6 +366,18 @@ def test_a_column_of_parquet_that_is_there_twice_is_named(tmp_path: Path) -> Non
 def test_a_broken_csv_file_is_refused_by_line(tmp_path: Path, content: str, row: str, reason: str) -> None:
     fault = refused(lambda: read(tmp_path, "a.csv", content))
     assert (fault.row, fault.reason) == (row, reason)
+
+
+def test_a_repeated_name_among_very_many_is_found_in_linear_time(tmp_path: Path) -> None:
+    """Comparing each with each would be 10^10 steps."""
+    names = [f"c{n}" for n in range(100_000)]
+    fault = refused(lambda: read(tmp_path, "a.csv", ",".join([*names, names[-1]]) + "\n"))
+    assert fault.reason == "the header names 'c99999' twice (columns 100000 and 100001)"
+    keys = ", ".join(f'"{name}": 0' for name in [*names, names[-1]])
+    fault = refused(lambda: read(tmp_path, "a.jsonl", f"{{{keys}}}"))
+    assert fault.reason.startswith("the key 'c99999' stands twice")
+    fault = refused(lambda: read(tmp_path, "b.csv", ",".join(names) + "\n" + ",".join(names) + "\n"))
+    assert (fault.reason, len(fault.remedy) < 1_000) == ("there is no column 'context'", True)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LISTED = 50  # names that a remedy lists
+COMPARED = 5_000  # names that a wrong word is compared with: a file may have very many
+LONG = 100  # characters of a name
+
 
 class TrainwrightError(Exception):
     """An end that is explained to the user instead of traced back."""
@@ -62,7 +66,11 @@ class ChildError(MachineryError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A remedy for a wrong word: the nearest right one, or all that there are."""
-    listed = list(known)
-    near = difflib.get_close_matches(word, listed, n=1)
-    return f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(listed)}." if listed else "Remove it."
+    """A remedy for a wrong word: the nearest right one, or those that there are, at most LISTED of them."""
+    names = list(known)
+    near = difflib.get_close_matches(word, [name for name in names[:COMPARED] if len(name) <= LONG], n=1)
+    if near:
+        return f"Did you mean `{near[0]}`?"
+    shown = ", ".join(name if len(name) <= LONG else f"{name[:LONG]}…" for name in names[:LISTED])
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return f"Known here: {shown}{more}." if names else "Remove it."

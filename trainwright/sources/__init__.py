@@ -32,14 +32,15 @@ READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
     "conll": conll.read,
 }
 SUFFIXES = {
-    "squad": (".json", ".json.gz"),
-    "csv": (".csv", ".csv.gz"),
-    "tsv": (".tsv", ".tsv.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
+    "squad": (".json", ".json.gz", ".json.zip"),
+    "csv": (".csv", ".csv.gz", ".csv.zip"),
+    "tsv": (".tsv", ".tsv.gz", ".tsv.zip"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zip", ".ndjson"),
     "parquet": (".parquet",),
-    "text": (".txt", ".txt.gz"),
-    "conll": (".conll", ".conll.gz", ".bio", ".iob"),
+    "text": (".txt", ".txt.gz", ".txt.zip"),
+    "conll": (".conll", ".conll.gz", ".conll.zip", ".bio", ".iob"),
 }
+HIDDEN = (".", "~$")  # how names begin that macOS, editors and Office leave beside a user's own files
 TEXT = (pa.string(),)
 PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
 
@@ -117,7 +118,8 @@ def _in_folder(source: Source, folder: Path) -> list[File]:
     if source.splits:
         return [_existing(name, folder / name, split) for split, name in source.splits.items()]
     suffixes = SUFFIXES[source.format]
-    found = sorted(path.name for path in folder.iterdir() if path.name.endswith(suffixes))
+    names = (path.name for path in folder.iterdir() if not path.name.startswith(HIDDEN))
+    found = sorted(name for name in names if name.lower().endswith(suffixes))
     if not found:
         reason = f"the folder holds no file that ends in {' or '.join(suffixes)}"
         raise InputError(Fault(source.uri, reason, "Name the folder that holds them, or change the format."))

@@ -18,7 +18,7 @@ from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Source
 from trainwright.rows.tables import BATCH
 from trainwright.sources.opening import read_text
-from trainwright.sources.records import Columns, Records, described
+from trainwright.sources.records import Columns, Records, described, repeated
 
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan|inf|infinity)))?$"
@@ -36,10 +36,11 @@ def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     """
     rows = _records(read_text(path, file), file, source)
     header = source.header or next(rows, (0, []))[1]
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
+    if (twice := repeated(header)) is not None:
+        first = header.index(twice)
+        reason = f"the header names {twice!r} twice (columns {first + 1} and {header.index(twice, first + 1) + 1})"
         row = "" if source.header else "line 1"
-        raise InputError(Fault(file, f"the header names {twice!r} twice", "Rename one.", row=row))
+        raise InputError(Fault(file, reason, "Rename one.", row=row))
     kinds = {name: [t for t in columns[name] if not pa.types.is_nested(t)] for name in header if name in columns}
     pieces: dict[str, list[pa.Array]] = {name: [] for name, kind in kinds.items() if kind}
     lines: list[int] = []

@@ -7,13 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.sources.opening import is_packed, read_bytes
 from trainwright.sources.records import Columns, Records, conformed
 
 
 def read(path: Path, file: str, columns: Columns) -> Records:
     """The wanted columns alone are read. Raises InputError for a file that is not whole Parquet, or another type."""
+    content = pa.BufferReader(read_bytes(path, file)) if is_packed(path) else path
     try:
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(content) as parquet:
             found = parquet.schema_arrow.names
             if twice := [name for name in columns if found.count(name) > 1]:
                 reason = f"{found.count(twice[0])} columns are called {twice[0]!r}"

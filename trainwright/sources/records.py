@@ -1,6 +1,6 @@
 """What every reader gives, and how values of a file become typed columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,16 @@ class Records:
         """Keep what is wrong with values of column `name`; a row keeps its first problem."""
         for row, reason in reasons.items():
             self.problems.setdefault(row, (name, reason))
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time; None if each comes once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array, dict[int, str]]:

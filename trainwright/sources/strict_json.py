@@ -5,6 +5,7 @@ from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.sources.records import repeated
 
 
 class _RefusedError(ValueError):
@@ -20,8 +21,7 @@ class _RefusedError(ValueError):
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = repeated(name for name, _ in pairs)
         raise _RefusedError(f"the key {twice!r} stands twice in one object", "Keep one of them.")
     return found
 
