@@ -154,13 +154,14 @@ def test_a_file_without_a_header_has_its_names_from_params_yaml(tmp_path: Path) 
     assert (fault.row, fault.reason) == ("", "the header names 'id' twice (columns 1 and 2)")
 
 
-def test_a_quote_is_text_where_a_source_says_so(tmp_path: Path) -> None:
+def test_a_quote_is_text_in_tsv_and_where_a_source_says_so(tmp_path: Path) -> None:
     content = 'id\tcontext\tquestion\tanswer\n1\t"Bob" in Rome\t"Who?\tRome\n'
-    found, faults = read(tmp_path, "a.tsv", content, quoted=False)
+    found, faults = read(tmp_path, "a.tsv", content)
+    assert read(tmp_path, "a.csv", content.replace("\t", ","), quoted=False) == (found, faults)
     assert (found.column("context").to_pylist(), found.column("question").to_pylist()) == (['"Bob" in Rome'], ['"Who?'])
     assert faults == []
-    assert "source.quoted: false" in refused(lambda: read(tmp_path, "b.tsv", content)).remedy
-    for more in ({"header": ["a"]}, {"quoted": False}):
+    assert "source.quoted: false" in refused(lambda: read(tmp_path, "b.tsv", content, quoted=True)).remedy
+    for more in ({"header": ["a"]}, {"quoted": False}, {"delimiter": ";"}):
         with pytest.raises(ValidationError, match="are for csv and tsv"):
             Source(uri="a.jsonl", format="jsonl", **more)  # type: ignore[arg-type]
 
@@ -234,6 +235,115 @@ def test_a_cell_may_be_longer_than_pythons_reader_allows_by_default(tmp_path: Pa
     context = "Ann met Bob." + " And so on." * 20_000
     table, faults = read(tmp_path, "a.csv", f"context,question,answer\n{context},Whom?,Bob\n")
     assert (table.column("context").to_pylist(), faults) == ([context], [])
+
+
+# Cells, quotes and delimiters as people have them
+
+
+def labelled(path: Path, content: str, **source: Any) -> Table:
+    """The rows and faults of a file of texts with a label each."""
+    path.write_bytes(content.encode())
+    form = path.suffix.removeprefix(".")
+    table = sources.read(Source(uri=path.name, format=form, **source), path.parent, classification.COLUMNS)  # type: ignore[arg-type]
+    return classification.from_source(table, path.name)
+
+
+PROSE = 'text,label\n"Dear Ann,\nthanks, I come\n\nBob",ham\n"Hello,\nyou",spam\n' + "x,ham\ny,spam\n" * 9
+
+
+@pytest.mark.parametrize("last", [5, 6, 7, 120])
+@pytest.mark.parametrize(("form", "mark"), [("csv", ","), ("tsv", "\t"), ("csv", ";")])
+def test_a_cell_that_swallows_records_is_refused_with_both_lines(
+    tmp_path: Path, form: str, mark: str, last: int
+) -> None:
+    quotes = {4: ('"', ""), last: ("", '"')}
+    texts = [f"Sold lot {n}.".join(quotes.get(n, ("", ""))) for n in range(200)]
+    lines = [f"{text}{mark}{('even', 'odd')[n % 2]}" for n, text in enumerate(texts)]
+    content = "\n".join([f"text{mark}label", *lines])
+    fault = refused(lambda: labelled(tmp_path / f"a.{form}", content, quoted=True))
+    assert (fault.row, fault.field) == ("line 6", "text")
+    assert fault.reason == f"a quote opens here and closes on line {last + 2}, and the lines between are records"
+    assert "source.quoted: false" in fault.remedy
+    found, faults = labelled(tmp_path / f"b.{form}", content, quoted=False)
+    assert (found.num_rows, faults) == (200, [])
+
+
+def test_a_header_may_not_swallow_records_either(tmp_path: Path) -> None:
+    fault = refused(lambda: labelled(tmp_path / "a.csv", '"text,label\na b,x\nc d,y\ne f",x\ng,y\n'))
+    assert (fault.row, "closes on line 4" in fault.reason) == ("line 1", True)
+
+
+def test_a_text_of_several_lines_is_one_cell_though_it_has_commas(tmp_path: Path) -> None:
+    found, faults = labelled(tmp_path / "a.csv", PROSE)
+    assert (found.num_rows, faults) == (20, [])
+    assert found["text"].to_pylist()[:2] == ["Dear Ann,\nthanks, I come\n\nBob", "Hello,\nyou"]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_plain_delimiter_is_found_out(tmp_path: Path, form: str, mark: str) -> None:
+    content = f"text{mark}label\nHello there{mark}x\nGood, bye.{mark}y\n"
+    content = content.replace("Good, bye.", '"Good, bye."') if mark == "," and form == "csv" else content
+    content = content.replace("Good, bye.", "Bye.") if mark == "," and form == "tsv" else content
+    found, faults = labelled(tmp_path / f"a.{form}", content)
+    assert (found["label"].to_pylist(), faults) == (["x", "y"], [])
+
+
+def test_a_delimiter_that_is_not_plain_is_named_by_the_setting(tmp_path: Path) -> None:
+    content = "text;label\na;b;x\nc;y\n"
+    fault = refused(lambda: labelled(tmp_path / "a.csv", content))
+    assert (fault.field, 'source.delimiter: ";"' in fault.remedy) == ("source.delimiter", True)
+    fault = refused(lambda: labelled(tmp_path / "a.csv", content, delimiter=";"))
+    assert (fault.row, fault.reason) == ("line 2", "the record has 3 cells, the header 2")
+    found, _ = labelled(tmp_path / "a.csv", "text:label\na:x\n", delimiter=":")
+    assert found["label"].to_pylist() == ["x"]
+    found, _ = labelled(tmp_path / "a.csv", "a;x\nb;y\n", header=["text", "label"])
+    assert found["label"].to_pylist() == ["x", "y"]
+    for wrong in ("||", "a", '"', "\n", ""):
+        with pytest.raises(ValidationError, match="one character"):
+            Source(uri="a.csv", format="csv", delimiter=wrong)
+
+
+def test_a_file_of_one_column_keeps_what_looks_like_a_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\none; two\nthree | four; five\n")
+    table = sources.read(Source(uri="a.csv", format="csv"), tmp_path, {"text": (pa.string(),)})
+    assert table["text"].to_pylist() == ["one; two", "three | four; five"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("lines", "more", "place"),
+    [
+        (["text,label", "a,x", "", "b,y"], {}, 4),
+        (["text,label,,,", "a,x,,,", "b,y", ",,,,"], {}, 3),  # as Excel leaves them
+        (["text,label", "a,x,,", "b,y,,"], {}, 3),
+        ([",text,label", "0,a,x", "1,b,y"], {}, 3),  # an index, as pandas writes it
+        (["sep=;", "text;label", "a;x", "b;y"], {}, 4),
+        (["text,label", "a,x", "b,y"], {"header": ["text", "label"]}, 3),
+        (["Text , LABEL", "a,x", "b,y"], {"header": ["text", "label"]}, 3),
+    ],
+)
+def test_files_as_spreadsheets_save_them_are_read(
+    tmp_path: Path, lines: list[str], more: dict[str, Any], place: int, end: str
+) -> None:
+    found, faults = labelled(tmp_path / "a.csv", end.join([*lines, ""]), **more)
+    assert (found["text"].to_pylist(), found["label"].to_pylist(), faults) == (["a", "b"], ["x", "y"], [])
+    assert found["place"].to_pylist()[-1] == f"line {place}"
+
+
+def test_a_column_without_a_name_is_named_by_its_position(tmp_path: Path) -> None:
+    found, (fault,) = labelled(tmp_path / "a.csv", "label,text,,\nx,a,,\ny,b,rest of it,\n")
+    assert (found["text"].to_pylist(), fault.row, fault.field) == (["a"], "line 3", "column 3")
+    assert "the header has no name for the column" in fault.reason
+    fault = refused(lambda: labelled(tmp_path / "b.csv", ",label,body\n0,x,a\n"))
+    assert "column 1 (without a name), label, body" in fault.remedy
+
+
+def test_a_header_in_another_order_than_the_setting_is_refused(tmp_path: Path) -> None:
+    fault = refused(lambda: labelled(tmp_path / "a.csv", "label,text\nx,a\n", header=["text", "label"]))
+    assert (fault.row, fault.field) == ("line 1", "source.header")
+    quoted = refused(lambda: labelled(tmp_path / "a.tsv", '"text"\t"label"\n"a"\t"x"\n'))
+    assert (quoted.field, quoted.remedy) == ("source.quoted", "Write `source.quoted: true`.")
 
 
 # Wrong files
@@ -357,7 +467,17 @@ def test_a_column_of_parquet_that_is_there_twice_is_named(tmp_path: Path) -> Non
     ("content", "row", "reason"),
     [
         ("context,question,answer\na,b,c\na,b\n", "line 3", "the record has 2 cells, the header 3"),
-        ('context,question,answer\na,b,c\na,"b,c\nd,e,f\n', "line 3", "a quote is never closed"),
+        (
+            'context,question,answer\na,b,c\na,"b,c\nd,e,f\n',
+            "line 3",
+            "a quote opens here and is never closed (the file ends on line 4)",
+        ),
+        (
+            'context,question,answer\n"a,b,c\na,"b",c\n',
+            "line 2",
+            "a quote closes within a cell on line 3 (',' expected after '\"')",
+        ),
+        ("context;question;answer\na;b;c\nd;e\n", "line 1", "the header is one cell, which holds a semicolon"),
         ("context,context,answer\na,b,c\n", "line 1", "the header names 'context' twice (columns 1 and 2)"),
         ("context,question,answer\n", "", "holds no rows"),
         ("", "", "holds no rows"),

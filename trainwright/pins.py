@@ -81,8 +81,11 @@ def verify(layout: Layout, params: Pipeline) -> Source:
     if not layout.source_pin.exists():
         raise InputError(Fault(name, "the source has no pin yet", remedy))
     pin = _read(layout)
+    bare = _section(
+        Source(uri=params.source.uri, format=params.source.format)
+    )  # a setting newer than the pin is as here
     for field, value in _section(params.source).items():
-        if field not in pin or pin[field] != value:
+        if {**bare, **pin}[field] != value:
             reason = f"params.yaml says {value!r}, the pin {pin.get(field)!r}"
             raise InputError(Fault(name, reason, remedy, field=f"source.{field}"))
     source = _pinned(params.source, pin["commit"])

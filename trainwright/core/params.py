@@ -68,8 +68,9 @@ class Source(Section):
     are to be left as they are: `cleaning: {whitespace: false, duplicates: false}`, no `augmentation.typing_noise`.
     `separator` parts a text where a task wants a list ("a|b" in a cell of CSV, which knows no lists).
     `tags` is the scheme of a source's tags: `auto` finds it out, `repair` is BIO where an I- without B- begins one.
-    `header` names the columns of a CSV or TSV file that begins without a line of names; `quoted: false` says that its
-    quotes are text like any other, as in GLUE's own files.
+    `header` names the columns of a CSV or TSV file that begins without a line of names. `delimiter` is the character
+    that divides its cells, if it is neither the usual one nor plain to see. `quoted` says whether cells may stand in
+    quotes (true for csv) or quotes are text like any other (false for tsv, as in GLUE's own files).
     """
 
     uri: str
@@ -84,11 +85,26 @@ class Source(Section):
     tags: Literal["auto", "bio", "iob1", "bioes", "repair"] = "auto"
     header: Annotated[list[str], Field(min_length=1)] | None = None
     quoted: bool = True
+    delimiter: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quotes_of_tsv_are_text(cls, data: Any) -> Any:
+        tsv = isinstance(data, Mapping) and data.get("format") == "tsv"
+        return {"quoted": False, **data} if tsv else data
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character_divides_cells(cls, delimiter: str | None) -> str | None:
+        if delimiter is not None and (len(delimiter) != 1 or delimiter.isalnum() or delimiter in '"\r\n\0'):
+            raise ValueError('it must be one character that is no letter, digit, quote or line end; a tab is "\\t"')
+        return delimiter
 
     @model_validator(mode="after")
     def _cells_are_of_delimited_files(self) -> "Source":
-        if (self.header or not self.quoted) and self.format not in ("csv", "tsv"):
-            raise ValueError(f"`header` and `quoted` are for csv and tsv; a source of format {self.format} has neither")
+        if (self.header or not self.quoted or self.delimiter) and self.format not in ("csv", "tsv"):
+            reason = "`header`, `quoted` and `delimiter` are for csv and tsv; a source of format"
+            raise ValueError(f"{reason} {self.format} has none of them")
         return self
 
     @model_validator(mode="after")
