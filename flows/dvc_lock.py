@@ -53,13 +53,14 @@ def of(entries: Mapping[str, Any]) -> str:
 def content_of(text: str) -> dict[str, Any] | None:
     """What a dvc.lock has, by DVC's own schema; None where it is no YAML or breaks that."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from voluptuous import Invalid
 
+    from trainwright.core.yaml_file import parse_yaml
+
     try:
-        return dict(COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text)))
-    except (YAMLError, Invalid):
+        return dict(COMPILED_LOCKFILE_SCHEMA(parse_yaml(text)))
+    except (YAMLError, Invalid, ValueError, RecursionError):
         return None
 
 

@@ -18,6 +18,7 @@ from flows import git
 from trainwright.core.errors import Fault, InputError, MachineryError, nearest
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
+from trainwright.core.yaml_file import parse_yaml
 
 CHECKPOINTS = "TRAINWRIGHT_CHECKPOINTS"  # a folder that machines share, where a training is to be resumed elsewhere
 
@@ -198,14 +199,14 @@ def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[st
 
 
 def _value(where: str, text: str) -> object:
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        return YAML(typ="safe").load(text)
+        return parse_yaml(text)
     except (YAMLError, RecursionError, ValueError) as error:  # ValueError: a day that no month has
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         remedy = "Write the value as params.yaml would have it: --set training.epochs=2."
+        where = where if len(where) <= 200 else f"{where[:200]}…"
         raise InputError(Fault(where, f"the value is not valid YAML: {reason}", remedy)) from None
 
 

@@ -152,6 +152,9 @@ def test_a_missing_section_is_asked_for_as_it_may_be_written(tmp_path: Path) -> 
     assert missing.remedy == "Add `cleaning:` (a section may be empty: `cleaning: {}`)."
 
 
+LARGE = "not valid YAML: larger than 4,000,000 characters"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -164,7 +167,21 @@ def test_a_missing_section_is_asked_for_as_it_may_be_written(tmp_path: Path) -> 
         (b"a: 2024-13-45", "not valid YAML"),
         (b"pipelines: !!python/object:os.system {}", "not valid YAML"),
         (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b"a: " + b"[" * 100_000, "nested too deeply"),
+        (b"- " * 100_000 + b"a", "nested too deeply"),
         (b"a: &x [*x]", "nested too deeply"),
+        (b"a0: &a0 {b: 1}\n" + b"".join(b"a%d: &a%d [*a%d]\n" % (n, n, n - 1) for n in range(1, 60)), "nested too"),
+        (
+            b"a0: &a0 {b: 1}\n"
+            + b"".join(b"a%d: &a%d {x: *a%d, y: *a%d}\n" % (n, n, n - 1, n - 1) for n in range(1, 40)),
+            LARGE,
+        ),
+        (
+            b"a0: &a0 {b0: 1}\n"
+            + b"".join(b"a%d: &a%d {<<: [*a%d, *a%d]}\n" % (n, n, n - 1, n - 1) for n in range(1, 40)),
+            LARGE,
+        ),
+        (b"a: &a " + b"x" * 100_000 + b"\nb: [" + b"*a, " * 50 + b"]", LARGE),
     ],
 )
 def test_what_is_no_parameter_file_is_refused_without_a_traceback(tmp_path: Path, content: bytes, reason: str) -> None:

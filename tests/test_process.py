@@ -1,14 +1,19 @@
 """The process of a stage: how it ends when it is interrupted."""
 
+import ast
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import BEAT, ROOT, Toy, wait
+from ruamel.yaml import YAML
+
+from trainwright.core import process
 
 CODE = """
 import time
@@ -149,3 +154,49 @@ def test_a_stage_of_another_checkout_s_code_does_not_run(toy: Toy) -> None:
         out, err = child.communicate()
         assert (child.returncode, out) == (code, "" if code else "ran\n")
         assert not code or str(toy.root) in err
+
+
+HOSTILE = [
+    "$(touch X)",
+    "'$(touch X)'",
+    "`touch X`",
+    "a;touch X",
+    "a\"b'c$(touch X)",
+    "a\ntouch X\n",
+    "x@one",
+    "../one",
+]
+
+
+def test_no_name_of_params_reaches_a_shell_line(toy: Toy) -> None:
+    """Under plain dvc, as under the flow, a stage gets its name in a variable, whatever characters it has."""
+    graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    commands = {name: stage["do"]["cmd"] for name, stage in graph.items()}
+    for name, command in commands.items():
+        module = f"gate {name.removesuffix('_gate')}" if name.endswith("_gate") else name
+        assert command == f'exec python -m stages.{module} "$DVC_STAGE"'
+    show = 'import sys; open("names", "a").write(repr(sys.argv[-1]) + chr(10))'
+    command = commands["ingestion"].replace("-m stages.ingestion", f"-c '{show}'")
+    stage = {"foreach": {key: {} for key in HOSTILE[:-2]}, "do": {"cmd": command}}
+    toy.write("dvc.yaml", json.dumps({"stages": {"ingestion": stage}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"], cwd=toy.root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names = [ast.literal_eval(line) for line in toy.read("names").splitlines()]
+    assert sorted(names) == sorted(f"ingestion@{name}" for name in HOSTILE[:-2])
+    assert not (toy.root / "X").exists()
+
+
+def test_a_stage_refuses_a_name_before_it_makes_a_path_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
+    for name in HOSTILE:
+        monkeypatch.setattr(sys, "argv", ["stage", f"ingestion@{name}"])
+        with pytest.raises(SystemExit) as ended:
+            process.stage("ingestion", print)
+        assert ended.value.code == 2
+        assert "must be lower-case words joined by hyphens" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -167,7 +167,7 @@ def test_parameters_set_for_one_run_are_checked_and_told(project: Toy) -> None:
         for key, value in (("training.epochs", "six"), ("training.epoch", "6"), ("trainin.epochs", "6")):
             with pytest.raises(InputError, match=f"(?m)^--set .*{key.split('.')[0]}"):
                 override(space, name, {key: value})
-        for value in ("[", "a: b: c", "\0", "'", "!!python/object:os.system {}", "[" * 5000):
+        for value in ("[", "a: b: c", "\0", "'", "!!python/object:os.system {}", "[" * 5000, "[" * 100_000):
             with pytest.raises(InputError, match=r"(?s)^--set training\.epochs=.*: the value is not valid YAML: "):
                 override(space, name, {"training.epochs": value})
     assert params.load(project.root / "params.yaml").pipeline(name).training.epochs == 3

@@ -22,12 +22,11 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.core.yaml_file import faults, read_yaml
+from trainwright.core.yaml_file import faults, parse_yaml, read_yaml
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 NOTHING = "none"  # what `after` says where a pipeline waits for no other
@@ -443,7 +442,7 @@ def check_name(name: str) -> None:
 def names(text: str) -> list[str]:
     """The pipelines that the text of a params.yaml has, whatever is wrong with them; none where it cannot be read."""
     try:
-        data = YAML(typ="safe").load(text)
+        data = parse_yaml(text)
     except (YAMLError, RecursionError, ValueError):
         return []
     pipelines = data.get("pipelines") if isinstance(data, dict) else None

@@ -115,6 +115,7 @@ def words_of(rank: int) -> Path:
 def stage(name: str, main: Callable[[Run], None]) -> None:
     """Run `main` as the process of stage `name`: `python -m stages.<name> PIPELINE`, from the project's root.
 
+    DVC passes its own name of the stage instead, `<name>@PIPELINE`.
     A TrainwrightError ends it with its exit code and its words alone, which are also left for the
     flow in the layout's `failure` file.
     """
@@ -128,7 +129,12 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
     if code and not Path(__file__).resolve().is_relative_to(Path(code).resolve()):
         print(f"{name}: runs {Path(__file__).parent}, not the code of {code}", file=sys.stderr)
         sys.exit(3)
-    pipeline = sys.argv[-1]
+    pipeline = sys.argv[-1].partition(f"{name}@")[2] or sys.argv[-1]
+    try:
+        params.check_name(pipeline)
+    except ValueError as error:  # before a path is made of it
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
     run_layout = Layout(Path.cwd(), pipeline)
     this = rank()
     failure = run_layout.failure(name) if this is None else words_of(this)

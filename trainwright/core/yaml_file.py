@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, nearest
@@ -17,13 +18,16 @@ from trainwright.core.layout import STAGES
 VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none|mapping)$")  # how pydantic names the types of a union
 
 
+DEEPEST = 50  # levels of nesting
+LARGEST = 4_000_000  # characters, with what aliases repeat
+EACH = 16  # characters that a value counts beside its own
+TOO_LARGE = f"larger than {LARGEST:,} characters, what aliases repeat counted each time"
+
+
 def read_yaml(path: Path) -> Any:
-    """A YAML 1.2 file as plain values (`5e-5` is a number, as DVC reads it). Raises InputError."""
+    """Return a YAML 1.2 file as plain values (`5e-5` is a number, as DVC reads it). Raises InputError."""
     try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
-        if _too_deep(data):
-            raise RecursionError
-        return data
+        return parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(Fault(path.name, "there is no such file", "Run from inside the project.")) from None
     except UnicodeDecodeError as error:
@@ -37,21 +41,54 @@ def read_yaml(path: Path) -> Any:
         raise InputError(Fault(path.name, f"not valid YAML: {reason}", "Mend the line.", row=row)) from None
 
 
+def parse_yaml(text: str) -> Any:
+    """Return a text of YAML 1.2 as plain values, if it is neither too deep nor too large, aliases written out.
+
+    Raises YAMLError or ValueError for what is no YAML or too large, RecursionError for what is nested too deeply.
+    """
+    if len(text) > LARGEST:
+        raise ValueError(TOO_LARGE)
+    _measure(text)
+    return YAML(typ="safe").load(text)
+
+
+def _measure(text: str) -> None:
+    """Raise RecursionError or ValueError for a text whose values are too deep or too many.
+
+    The parser's events come one by one, so this ends where a limit is passed. The loader of libyaml is recursive
+    (100,000 brackets end the process), and whoever walks values that aliases repeat meets each of them again.
+    """
+    known: dict[str, tuple[int, int] | None] = {}  # the size and depth of what an anchor names, None while it is open
+    inside = [("", 0, 0)]  # the anchor, size and depth so far of each open collection
+    for event in YAML(typ="safe").parse(text):
+        anchor = getattr(event, "anchor", None) or ""
+        if isinstance(event, CollectionStartEvent):
+            inside.append((anchor, EACH, 0))
+            known[anchor] = None
+            size: tuple[int, int] | None = (0, 0)
+        elif isinstance(event, CollectionEndEvent):
+            anchor, count, depth = inside.pop()
+            known[anchor] = size = (count, depth + 1)
+        elif isinstance(event, AliasEvent):
+            size = known.get(anchor, (0, 0))  # of an anchor that is not there the loader names the line
+        elif isinstance(event, ScalarEvent):
+            known[anchor] = size = (EACH + len(event.value), 0)
+        else:
+            continue
+        if size is None:  # a collection that is part of itself
+            raise RecursionError("nested too deeply")
+        outer, count, depth = inside[-1]
+        inside[-1] = (outer, count + size[0], max(depth, size[1]))
+        if len(inside) + inside[-1][2] > DEEPEST:
+            raise RecursionError("nested too deeply")
+        if inside[-1][1] > LARGEST:
+            raise ValueError(TOO_LARGE)
+
+
 def faults(path: Path, error: ValidationError, data: Any, model: type[BaseModel]) -> list[Fault]:
     """A Fault for every problem that `model` found in `data`, which is what the file at `path` holds."""
     lines = _lines(path)
     return list(dict.fromkeys(_fault(path, problem, lines, data, model) for problem in _flatten(error)))
-
-
-def _too_deep(data: Any, most: int = 50) -> bool:
-    """Whether values lie in one another more than `most` deep, or in themselves by an alias."""
-    level = [data] if isinstance(data, dict | list) else []
-    for _ in range(most):
-        inside = [v for part in level for v in (part.values() if isinstance(part, dict) else part)]
-        level = list({id(part): part for part in inside if isinstance(part, dict | list)}.values())
-        if not level:
-            return False
-    return True
 
 
 def _flatten(error: ValidationError) -> Iterator[dict[str, Any]]:
