@@ -125,7 +125,7 @@ def test_one_word_names_the_file_the_function_the_section_and_the_dvc_stage():
 def test_a_gate_follows_every_stage_and_every_stage_waits_for_the_gates_of_its_inputs():
     for stage in STAGES:
         gate = GRAPH[f"{stage}_gate"]["do"]
-        assert f"stages.gate {stage} ${{key}}" in gate["cmd"]
+        assert f"stages.gate {stage} " in gate["cmd"]
         assert f"data/${{key}}/{stage}" in gate["deps"]
     for name, stage in GRAPH.items():
         inputs = re.findall(r"data/\$\{key\}/(\w+)(?:/|$)", "\n".join(stage["do"]["deps"]), re.M)
@@ -139,9 +139,9 @@ def test_no_stage_depends_on_how_stages_are_run():
         assert not [p for p in stage["do"].get("params", []) if p.startswith(("operations", "dispatch"))]
 
 
-def test_commands_hold_names_and_no_values():
+def test_commands_hold_nothing_of_params_not_even_a_pipelines_name():
     for stage in GRAPH.values():
-        assert re.fullmatch(r"exec python -m stages\.\w+( \w+)? \$\{key\}", stage["do"]["cmd"])
+        assert re.fullmatch(r'exec python -m stages\.\w+( \w+)? "\$DVC_STAGE"', stage["do"]["cmd"])
 
 
 @pytest.mark.parametrize("task", tasks.names())

@@ -171,12 +171,9 @@ HOSTILE = [
 def test_no_name_of_params_reaches_a_shell_line(toy: Toy) -> None:
     """Under plain dvc, as under the flow, a stage gets its name in a variable, whatever characters it has."""
     graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-    commands = {name: stage["do"]["cmd"] for name, stage in graph.items()}
-    for name, command in commands.items():
-        module = f"gate {name.removesuffix('_gate')}" if name.endswith("_gate") else name
-        assert command == f'exec python -m stages.{module} "$DVC_STAGE"'
+    command = graph["ingestion"]["do"]["cmd"]
     show = 'import sys; open("names", "a").write(repr(sys.argv[-1]) + chr(10))'
-    command = commands["ingestion"].replace("-m stages.ingestion", f"-c '{show}'")
+    command = command.replace("-m stages.ingestion", f"-c '{show}'")
     stage = {"foreach": {key: {} for key in HOSTILE[:-2]}, "do": {"cmd": command}}
     toy.write("dvc.yaml", json.dumps({"stages": {"ingestion": stage}}))
     done = subprocess.run(
