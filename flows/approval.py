@@ -14,7 +14,7 @@ from prefect.input import RunInput
 from pydantic import Field, ValidationError
 
 from flows import server
-from trainwright.core.errors import Fault, InputError, RefusedError
+from trainwright.core.errors import Fault, InputError, RefusedError, printable
 
 POLL = 5  # seconds
 
@@ -67,7 +67,7 @@ def _at_terminal(pipeline: str, hours: float) -> tuple[bool, str]:
     deadline = time.monotonic() + hours * 3600
 
     def typed(question: str) -> str:
-        print(question, end=" ", flush=True)
+        print(printable(question, lines=True), end=" ", flush=True)
         if not select.select([sys.stdin], [], [], max(0.0, deadline - time.monotonic()))[0]:
             print()
             raise _unanswered(pipeline, hours)

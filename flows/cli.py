@@ -6,6 +6,7 @@ failed. No traceback for anything that a user can cause; one of our own making g
 
 import argparse
 import os
+import select
 import sys
 import tempfile
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import full_disk
-from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError
+from trainwright.core.errors import Fault, InputError, MachineryError, TrainwrightError, printable
 from trainwright.core.layout import Layout, find_root, write_file
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # a command's name, function and what it does
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells have it
 SHOWN = 10
 EXIT_CODES = """exit codes:
   0  done
@@ -35,25 +37,64 @@ EXIT_CODES = """exit codes:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments, more = _parser().parse_known_args(argv)
-    if more:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")  # with the usage of its command
     try:
+        code = _command(argv)
+        sys.stdout.flush()  # at the end of the process nobody could catch what this raises
+    except BrokenPipeError as error:
+        if not _reader_gone():
+            return _unforeseen(error)
+        code = PIPE_CLOSED
+    if _reader_gone():
+        for stream in (sys.stdout, sys.stderr):  # what they still hold has nowhere to go
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _command(argv: list[str] | None) -> int:
+    """Run one command; what a user can cause becomes a message and an exit code."""
+    try:
+        arguments, more = _parser().parse_known_args(argv)
+        if more:
+            arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")  # with the usage of its command
         return int(arguments.command(arguments))
+    except SystemExit as end:  # argparse has shown the help or a mistake
+        return end.code if isinstance(end.code, int) else 2
     except TrainwrightError as error:
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         _complain("Interrupted. Nothing is left running; the next run goes on from here.")
         return INTERRUPTED
-    except Exception as error:  # the last resort, so that a person sees a sentence and we get the whole story
-        _complain(full_disk.words(error) or f"{type(error).__name__}: {error}. {_traceback()}")
-        return MachineryError.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """The last resort: a person sees a sentence, and the whole story is kept in a file."""
+    _complain(full_disk.words(error) or f"{type(error).__name__}: {error}. {_traceback()}")
+    return MachineryError.exit_code
+
+
+def _reader_gone() -> bool:
+    """Whether stdout or stderr is a pipe whose reader has ended, as of `| head`."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a stream in memory has no descriptor
+            poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _say(text: str = "") -> None:
+    """Print text on stdout, with what comes from outside made printable."""
+    print(printable(text, lines=True))
 
 
 def _complain(words: str) -> None:
     with suppress(OSError):  # a log on a full disk, say: the exit code still tells
-        print(words, file=sys.stderr)
+        print(printable(words, lines=True), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,7 +211,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
     remotes = place("git-remote", arguments.git_remote), place("dvc-remote", arguments.dvc_remote)
     wishes = Wishes(*remotes, arguments.name, arguments.email)
-    init(_root(), wishes, _answer if sys.stdin.isatty() else None, print)
+    init(_root(), wishes, _answer if sys.stdin.isatty() else None, _say)
     return 0
 
 
@@ -178,7 +219,7 @@ def _answer(question: str) -> str:
     try:
         return input(question)
     except EOFError:
-        print()
+        _say()
         return ""
 
 
@@ -188,12 +229,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
     project, code = dvc.Project(root), 0
     for name in names:
-        print(name)
-        problems = checking.check(Layout(root, name), params.pipelines[name], project, lambda line: print(f"  {line}"))
+        _say(name)
+        problems = checking.check(Layout(root, name), params.pipelines[name], project, lambda line: _say(f"  {line}"))
         for problem in problems:
-            print(f"  {problem}", file=sys.stderr)
+            _complain(f"  {problem}")
         code = max([code, *(problem.exit_code for problem in problems)])
-    print(checking.publishable(project))
+    _say(checking.publishable(project))
     return code
 
 
@@ -203,7 +244,7 @@ def _add(arguments: argparse.Namespace) -> int:
 
     added = recipes.add(root, arguments.recipe, arguments.name)
     are = "a pipeline" if len(added) == 1 else "the pipelines"
-    print(
+    _say(
         f"params.yaml has {are} {', '.join(added)} now. Next: trainwright check {added[0]}, trainwright run {added[0]}"
     )
     return 0
@@ -214,7 +255,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
     from flows import pinning
 
     for line in pinning.refresh(Layout(root, arguments.name), params.pipeline(arguments.name)):
-        print(line)
+        _say(line)
     return 0
 
 
@@ -242,7 +283,7 @@ def _run(arguments: argparse.Namespace) -> int:
             server.ready()
             codes.append(Pipeline(layout, project, running, terminal, goal).run())
         except TrainwrightError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            _complain(f"{name}: {error}")
             codes.append(error.exit_code)
     return max(codes)
 
@@ -290,9 +331,9 @@ def _deploy(arguments: argparse.Namespace) -> int:
     from flows import deploy
 
     if arguments.remove:
-        deploy.remove(print)
+        deploy.remove(_say)
     else:
-        deploy.deploy(root, print)
+        deploy.deploy(root, _say)
     return 0
 
 
@@ -305,10 +346,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
     told = status.status(root)
     if arguments.json:
-        print(json.dumps(told, indent=2))
+        _say(json.dumps(told, indent=2))
     else:
         for line in status.lines(told, shutil.get_terminal_size().columns):
-            print(line)
+            _say(line)
     return 0
 
 
@@ -321,9 +362,9 @@ def _clean(arguments: argparse.Namespace) -> int:
             return bool(arguments.yes)
         return _answer(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
-    clean.clean(root, print)
+    clean.clean(root, _say)
     if arguments.versions:
-        clean.retire(root, names, running, sure, print)
+        clean.retire(root, names, running, sure, _say)
     return 0
 
 
@@ -349,9 +390,9 @@ def _models_list(arguments: argparse.Namespace) -> int:
     try:
         registry.fetch(root)
     except TrainwrightError as error:
-        print(f"As it was when the remote was last reached: {error}", file=sys.stderr)
+        _complain(f"As it was when the remote was last reached: {error}")
     rows = registry.listing(root, arguments.name, publication.waiting(root))
-    print(json.dumps(rows, indent=2, ensure_ascii=False) if arguments.json else "\n".join(registry.lines(rows)))
+    _say(json.dumps(rows, indent=2, ensure_ascii=False) if arguments.json else "\n".join(registry.lines(rows)))
     return 0
 
 
@@ -363,7 +404,7 @@ def _models_promote(arguments: argparse.Namespace) -> int:
     from flows.workspace import require_name
 
     require_name(name)
-    print(registry.promote(root, name, version, arguments.why))
+    _say(registry.promote(root, name, version, arguments.why))
     return 0
 
 
@@ -374,7 +415,7 @@ def _models_rollback(arguments: argparse.Namespace) -> int:
     require_name(arguments.name)
     from flows import registry
 
-    print(registry.rollback(root, arguments.name, arguments.why))
+    _say(registry.rollback(root, arguments.name, arguments.why))
     return 0
 
 
@@ -385,7 +426,7 @@ def _accept(arguments: argparse.Namespace) -> int:
     require_known(root, arguments.name)
     from flows import accepting
 
-    print(accepting.accept(root, arguments.name, arguments.why, print, arguments.new_line))
+    _say(accepting.accept(root, arguments.name, arguments.why, _say, arguments.new_line))
     return 0
 
 
@@ -394,9 +435,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     predicted, faults = predict_file(arguments.model, arguments.input, arguments.output)
     for fault in faults[:SHOWN]:
-        print(fault, file=sys.stderr)
+        _complain(str(fault))
     left_out = f", {len(faults):,} rows left out: {arguments.output}.quarantine.jsonl" if faults else ""
-    print(f"{arguments.output}: {predicted:,} predictions{left_out}")
+    _say(f"{arguments.output}: {predicted:,} predictions{left_out}")
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import git, ledger
-from trainwright.core.errors import Fault, InputError, RefusedError, nearest
+from trainwright.core.errors import Fault, InputError, RefusedError, nearest, printable
 
 STAGE = "prod"  # the stage, in GTO's sense, of the version in use
 FIRST = "v1.0.0"
@@ -248,9 +248,8 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         scored = [(n, s) for n, s in row["scores"].items() if wording.is_score(s)][:1]
         said = [f"{wording.label(n)} {wording.said(s, s.get('unit') or wording.POINTS)}" for n, s in scored]
         made = row["published"][:16].replace("T", " ")
-        shown.append(
-            [f"{row['name']}@{row['version']}", made, row["state"], *(said or ["none known"]), row["commit"][:9]]
-        )
+        cells = [f"{row['name']}@{row['version']}", made, row["state"], *(said or ["none known"]), row["commit"][:9]]
+        shown.append([printable(cell) for cell in cells])
     widths = [max(len(row[place]) for row in shown) for place in range(len(shown[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 

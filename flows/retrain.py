@@ -46,7 +46,7 @@ from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, require_known, turn, workspace
 from trainwright import champion, operations
 from trainwright.core import params
-from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError
+from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError, printable
 from trainwright.core.layout import Layout, find_root, write_file
 from trainwright.operations import Event
 
@@ -118,6 +118,7 @@ class Retrain:
             if not (words := full_disk.words(error)):
                 get_run_logger().exception("%s", error)
                 words = f"{type(error).__name__}: {error}"
+        words = printable(words, lines=True)
         decision = Decision(
             pipeline=self.name,
             outcome=outcome,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flows import dvc, git, ledger, registry, server, workspace
 from flows.terminal import duration
 from trainwright import operations
-from trainwright.core.errors import TrainwrightError
+from trainwright.core.errors import TrainwrightError, printable
 from trainwright.operations import RETRAIN, Running
 
 if TYPE_CHECKING:
@@ -313,6 +313,7 @@ def _table(rows: Sequence[tuple[str, ...]], width: int, otherwise: str = "") -> 
     if not rows:
         yield f"  {otherwise}"
         return
+    rows = [tuple(printable(cell) for cell in row) for row in rows]
     sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         start = "  " + "".join(f"{cell:<{size}}  " for cell, size in zip(row, sizes, strict=False))
@@ -322,6 +323,7 @@ def _table(rows: Sequence[tuple[str, ...]], width: int, otherwise: str = "") -> 
 
 
 def _wrapped(title: str, text: str, width: int) -> Iterator[str]:
+    text = printable(text)
     start = f"{title:<12} "
     first, *rest = textwrap.wrap(text, width - len(start), break_on_hyphens=False, break_long_words=False) or [""]
     yield start + first

@@ -4,6 +4,7 @@ import os
 import sys
 
 from flows.dvc_process import Line
+from trainwright.core.errors import printable
 
 INDENT = "    "
 
@@ -16,23 +17,24 @@ class Terminal:
         self._open = False  # whether the cursor stands after a transient line
 
     def heading(self, text: str) -> None:
+        text = printable(text)
         self._print(f"\033[1m{text}\033[0m" if self._tty else text)
 
     def output(self, line: Line) -> None:
         """A line of a stage's output. Transient lines are for the eye alone: elsewhere they are left out."""
         if not line.transient:
-            self._print(INDENT + line.text)
+            self._print(INDENT + printable(line.text))
         elif self._tty and line.text:
-            sys.stdout.write(f"\r\033[K{INDENT}{line.text}")
+            sys.stdout.write(f"\r\033[K{INDENT}{printable(line.text)}")
             sys.stdout.flush()
             self._open = True
 
     def note(self, text: str) -> None:
-        for line in text.splitlines():
-            self._print((INDENT + line).rstrip())
+        for line in text.split("\n"):
+            self._print((INDENT + printable(line)).rstrip())
 
     def say(self, text: str = "") -> None:
-        self._print(text)
+        self._print(printable(text, lines=True))
 
     def _print(self, text: str) -> None:
         start = "\r\033[K" if self._open else ""

@@ -53,7 +53,7 @@ def main(run: process.Run) -> None:
             rows = augmentation(batch, run.params.augmentation, task, run.params.language)
             file.write_table(rows)
             came, went = came + batch.num_rows, went + rows.num_rows
-    print(f"augmentation: {came:,} rows in, {went - came:,} children made", flush=True)
+    process.say(f"augmentation: {came:,} rows in, {went - came:,} children made")
 
 
 if __name__ == "__main__":

@@ -78,10 +78,9 @@ def main(run: process.Run) -> None:
         kept = tables.count(folder / "rows.parquet")
     reasons = pc.value_counts(dropped["reason"]).to_pylist()
     listed = ", ".join(f"{reason['counts']:,} {reason['values']}" for reason in reasons)
-    print(
+    process.say(
         f"cleaning: {kept + dropped.num_rows:,} rows in, {kept:,} kept, {dropped.num_rows:,} dropped"
-        + (f" ({listed})" if listed else ""),
-        flush=True,
+        + (f" ({listed})" if listed else "")
     )
 
 

@@ -33,7 +33,7 @@ def evaluation(
             model = load_model(part.AUTO_CLASS, base, part.settings(learned), scratch=scratch)
         rows = FeatureTable.open(features / f"{'test' if name == 'untrained' else name}.arrow")
         outputs[name], losses[name] = raw_outputs(model, part, rows, tokenizer, run.params.evaluation, precision)
-        print(f"evaluation: {name}: {len(rows):,} examples, loss {losses[name]:.3f}", flush=True)
+        process.say(f"evaluation: {name}: {len(rows):,} examples, loss {losses[name]:.3f}")
     return outputs, losses
 
 

@@ -16,10 +16,10 @@ EVERY = "every"
 def main(run: process.Run) -> None:
     if sys.argv[-2] == EVERY:
         held = sum(len(verdict.judged) for verdict in runner.again(run.layout, run.params))
-        print(f"every gate ran again: {held} promises held", flush=True)
+        process.say(f"every gate ran again: {held} promises held")
         return
     verdict = runner.run(run.layout, run.params, sys.argv[-2])
-    print(f"{verdict.gate} gate: {len(verdict.judged)} promises held", flush=True)
+    process.say(f"{verdict.gate} gate: {len(verdict.judged)} promises held")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main(run: process.Run) -> None:
         tables.write(taken.drop_columns("place"), folder / "rows.parquet")
         tables.write(taken.select(["id", "place"]), folder / "places.parquet")
     limited = f", {len(taken):,} taken (limit)" if len(taken) < len(rows) else ""
-    print(f"ingestion: {table.num_rows:,} rows read, {len(faults):,} in quarantine{limited}", flush=True)
+    process.say(f"ingestion: {table.num_rows:,} rows read, {len(faults):,} in quarantine{limited}")
 
 
 if __name__ == "__main__":

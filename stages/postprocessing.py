@@ -64,7 +64,7 @@ def main(run: process.Run) -> None:
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     for line in summary(done.metrics):
-        print(f"postprocessing: {line}", flush=True)
+        process.say(f"postprocessing: {line}")
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:

@@ -24,11 +24,11 @@ def main(run: Run) -> None:
             (folder / "scores.svg").write_text(picture, encoding="utf-8")
         publish.assemble(facts, run.open("training") / "model", folder / "model")
     written = run.layout.stage("report").relative_to(run.layout.root)
-    print(f"report: {written}/index.html, and the model to publish in {written}/model", flush=True)
+    process.say(f"report: {written}/index.html, and the model to publish in {written}/model")
     for floor in facts.floors:
         if not floor.reached:
             wanted = f"{'above its ceiling' if floor.ceiling else 'below its floor'} {floor.limit:g}"
-            print(f"report: {title(floor.metric)} on test is {floor.seen}, {wanted}", flush=True)
+            process.say(f"report: {title(floor.metric)} on test is {floor.seen}, {wanted}")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def main(run: process.Run) -> None:
                 files[name].write_table(rows)
                 kinds[name].update(task.stratum(rows).to_pylist())
     says = f"declared {', '.join(sorted(declared))}" if declared else "no declared splits"
-    print(f"splitting: {sum(map(Counter.total, kinds.values())):,} rows, {says}", flush=True)
+    process.say(f"splitting: {sum(map(Counter.total, kinds.values())):,} rows, {says}")
     for line in told(kinds):
-        print(f"  {line}", flush=True)
+        process.say(f"  {line}")
 
 
 def told(kinds: dict[str, Counter[str]]) -> list[str]:

@@ -85,7 +85,7 @@ def _tokenizer(run: process.Run, splits: Path) -> tuple[Any, Any]:
         columns = [text.column for text in tasks.load(run.params.task, "rows").TEXTS]
         texts = scratch.texts_of(splits / "train.parquet", columns)
         tokenizer = scratch.train_tokenizer(texts, run.params.scratch)
-        print(f"tokenization: a {run.params.scratch.tokenizer} tokenizer of {len(tokenizer):,} tokens", flush=True)
+        process.say(f"tokenization: a {run.params.scratch.tokenizer} tokenizer of {len(tokenizer):,} tokens")
         return tokenizer, scratch.configuration(run.params.scratch, tokenizer)
     base = base_model.resolve(run.layout, run.params)
     tokenizer = base_model.load_tokenizer(base)
@@ -119,7 +119,7 @@ def main(run: process.Run) -> None:
                 windows += piece.features.num_rows
                 faults += piece.faults
                 misaligned.append(piece.misaligned)
-            print(f"tokenization: {split}: {rows - before:,} rows, {windows:,} windows", flush=True)
+            process.say(f"tokenization: {split}: {rows - before:,} rows, {windows:,} windows")
             if not windows:
                 bare.append(split)
         process.quarantine(run, "tokenization", faults, rows, folder, _at_source(run, faults))
@@ -132,7 +132,7 @@ def main(run: process.Run) -> None:
         tokenizer.save_pretrained(folder / "tokenizer")
         if configuration:
             configuration.save_pretrained(folder / "tokenizer")
-    print(f"tokenization: {len(faults):,} rows in quarantine, {len(ids):,} misaligned", flush=True)
+    process.say(f"tokenization: {len(faults):,} rows in quarantine, {len(ids):,} misaligned")
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ def main(run: Run) -> None:
         job = _job(run, folder / "live")
         epochs = job.params.epochs
         most = f"up to {epochs} epochs" if epochs > 1 else "1 epoch"
-        print(f"training: {len(job.data['train']):,} examples, {most}", flush=True)
+        process.say(f"training: {len(job.data['train']):,} examples, {most}")
         trained = train(job, command=["-m", "stages.training", run.layout.pipeline])
         model = folder / "model"
         model.mkdir()
         export(job, trained, model, run.params.base_uri)
         job.tokenizer.save_pretrained(model)
         write_facts(trained.facts, folder / "facts.json")
-        print(f"training: {_best_in_words(trained.facts)}", flush=True)
+        process.say(f"training: {_best_in_words(trained.facts)}")
     run.check_unedited()  # while there still are checkpoints to go on from
     checkpoints.forget(run.layout.checkpoints)
 

@@ -1,18 +1,39 @@
 """The three ways in which Trainwright says no, and their exit codes."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 LISTED = 50  # names that a remedy lists
 COMPARED = 5_000  # names that a wrong word is compared with: a file may have very many
 LONG = 100  # characters of a name
+# Characters that a terminal or a log obeys instead of showing: controls (C0, C1), those that turn the direction of
+# text, separators of lines, halves of surrogate pairs, and a byte order mark.
+OBEYED = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """Return `text` with escapes, as JSON has them, for characters that a terminal obeys.
+
+    With `lines` the text may have several lines: their ends stay.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        if found[0] == "\n":
+            return "\n" if lines else "\\n"
+        return f"\\u{ord(found[0]):04x}"
+
+    return OBEYED.sub(escaped, text)
 
 
 class TrainwrightError(Exception):
     """An end that is explained to the user instead of traced back."""
 
     exit_code = 3
+
+    def __init__(self, words: str = "") -> None:
+        super().__init__(printable(words, lines=True))
 
 
 class RefusedError(TrainwrightError):
@@ -38,7 +59,7 @@ class Fault:
 
     def __str__(self) -> str:
         place = ", ".join(part for part in (self.file, self.row, self.field and f"field {self.field!r}") if part)
-        return f"{place}: {self.reason}. {self.remedy}"
+        return printable(f"{place}: {self.reason}. {self.remedy}")
 
 
 class InputError(TrainwrightError):

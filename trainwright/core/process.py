@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trainwright.core import certificate, layout, params
-from trainwright.core.errors import Fault, InputError, TrainwrightError
+from trainwright.core.errors import Fault, InputError, TrainwrightError, printable
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 from trainwright.core.yaml_file import read_yaml
@@ -112,6 +112,11 @@ def words_of(rank: int) -> Path:
     return Path(os.environ[RANKS]) / f"{rank}.json"
 
 
+def say(line: str) -> None:
+    """Print one line of a stage's output at once, whatever text from outside stands in it."""
+    print(printable(line), flush=True)
+
+
 def stage(name: str, main: Callable[[Run], None]) -> None:
     """Run `main` as the process of stage `name`: `python -m stages.<name> PIPELINE`, from the project's root.
 
@@ -144,7 +149,7 @@ def stage(name: str, main: Callable[[Run], None]) -> None:
     def end(exit_code: int, words: str, said: str) -> NoReturn:
         _fail(failure, exit_code, words)
         if this is None:
-            print(said, file=sys.stderr, flush=True)
+            print(printable(said, lines=True), file=sys.stderr, flush=True)
         sys.exit(exit_code)
 
     try:

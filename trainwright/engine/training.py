@@ -21,6 +21,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from trainwright.core import process
 from trainwright.core.errors import ChildError, Fault, InputError, MachineryError
 from trainwright.core.params import Training
 from trainwright.core.process import TERMINAL, Terminated
@@ -79,7 +80,7 @@ def train(job: Job, command: Sequence[str] = ()) -> Trained:
         division = divide(job.params, processes, halvings)
         if halvings:
             smaller = f"a batch of {division.batch}, accumulated {division.accumulation} times"
-            print(f"training: out of memory; trying {smaller}", flush=True)
+            process.say(f"training: out of memory; trying {smaller}")
         try:
             return _launched(job, command, division, halvings) if processes > 1 else _trained(job, division)
         except torch.OutOfMemoryError as error:
@@ -140,7 +141,7 @@ def _processes(params: Training) -> int:
     """As many as this machine has devices for, but no more than a step has rows."""
     found, rows = ranks.count(), params.batch_size * params.accumulation
     if found > rows:
-        print(f"training: on {rows} of {found} devices, since a step has {rows} rows", flush=True)
+        process.say(f"training: on {rows} of {found} devices, since a step has {rows} rows")
     return min(found, rows)
 
 
@@ -312,10 +313,10 @@ class _Trainer(Trainer):  # type: ignore[misc,unused-ignore]
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         found = checkpoints.newest(self.run_folder)
         if found and found[1]["machine"] != self.machine:
-            print(f"training: {found[0].name} was made with {found[1]['machine']}, not resumed here", flush=True)
+            process.say(f"training: {found[0].name} was made with {found[1]['machine']}, not resumed here")
             found = None
         if found:
-            print(f"training: going on from {found[0].name}", flush=True)
+            process.say(f"training: going on from {found[0].name}")
         else:
             shutil.rmtree(self.run_folder, ignore_errors=True)
         return found
@@ -582,9 +583,9 @@ class _Progress(TrainerCallback):
         if not self.trainer.args.disable_tqdm:
             return
         if "eval_loss" in entry:
-            print(_epoch_in_words(entry, self.trainer.params.epochs), flush=True)
+            process.say(_epoch_in_words(entry, self.trainer.params.epochs))
         elif "loss" in entry:
-            print(f"training: step {state.global_step} of {state.max_steps}, loss {entry['loss']:.3f}", flush=True)
+            process.say(f"training: step {state.global_step} of {state.max_steps}, loss {entry['loss']:.3f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if ranks.number() == 0:

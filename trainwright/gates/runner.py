@@ -16,7 +16,7 @@ import pandas as pd
 from pyarrow.lib import ArrowException
 
 from trainwright.core import certificate, tasks
-from trainwright.core.errors import RefusedError
+from trainwright.core.errors import RefusedError, printable
 from trainwright.core.layout import STAGES, Layout, digest, write_file
 from trainwright.core.params import Pipeline
 from trainwright.gates.promises import Checked, Promise
@@ -230,12 +230,12 @@ def _words(verdict: Verdict, places: dict[str, str], report: Path) -> str:
             more = len(promise.rows) - SHOWN
             lines.append(f"    {first}{f', and {more:,} more' if more > 0 else ''}")
     lines.append(f"  All that breaks them is listed in {report} and, as a page, in {report.with_suffix('.html')}.")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _plain(name: str) -> str:
-    """A name from the data, safe for a terminal: ids may hold anything."""
-    return (name if name.isprintable() else ascii(name))[:100]
+    """The first characters of a name from the data: ids may be long."""
+    return printable(name)[:100]
 
 
 def _page(result: dict[str, Any]) -> str:
