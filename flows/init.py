@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from flows import dvc, git
-from trainwright.core.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError, carries_secret, without_secrets
 
-ORIGIN = "origin"
+ORIGIN, UPSTREAM = "origin", "upstream"
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.I)
 SCP = re.compile(r"^[\w.-]+@[\w.-]+:|^[\w-]+(\.[\w-]+)+:")  # git@host:team/models.git
 Ask = Callable[[str], str]
@@ -71,8 +70,8 @@ def _complete(root: Path, project: dvc.Project, wishes: Wishes, ask: Ask | None)
 def place(flag: str, where: str | None) -> str | None:
     """A URL as it is, a path made absolute: relative, it would be another place in every workspace.
 
-    Raises InputError for a URL with a user name, password or token in it, which would come to stand in files and
-    messages.
+    Raises InputError for a URL with a user name, password, query or fragment in it, which would come to stand in files
+    and messages.
     """
     if where == "":
         raise InputError(Fault("trainwright init", "is empty", f"Give it: --{flag} …", field=f"--{flag}"))
@@ -80,8 +79,7 @@ def place(flag: str, where: str | None) -> str | None:
         return where
     if not URL.match(where):
         return str(Path(where).expanduser().resolve())
-    parts = urlsplit(where)
-    if parts.password or (parts.username and parts.scheme in ("http", "https")):
+    if carries_secret(where):
         keep = {
             "git-remote": "Leave it out, and let a credential helper of Git's or an SSH key give it.",
             "dvc-remote": "Leave it out, and keep it on this machine: `dvc remote modify --local storage password …`.",
@@ -97,31 +95,42 @@ def _git_remote(root: Path, url: str | None) -> str:
     found = git.git(root, "remote", "get-url", name) if name else None
     wanted = url or found or ""
     refs = len(git.git(root, "ls-remote", wanted).splitlines())
+    moved = _keep_upstream(root) if wanted != found and name == ORIGIN else ""
     if wanted != found:
-        git.git(root, "remote", *(["set-url", name] if name else ["add", ORIGIN]), wanted)
-    git.git(root, "push", "--quiet", "--dry-run", name or ORIGIN, "HEAD:refs/trainwright/init")
-    return (
-        f"Git remote   {'found' if wanted == found else 'set'}: {_shown(wanted)}, {refs} refs there, may be pushed to"
-    )
+        there = git.remote(root)
+        git.git(root, "remote", *(["set-url", there] if there == name and name else ["add", ORIGIN]), wanted)
+    git.git(root, "push", "--quiet", "--dry-run", git.remote(root) or ORIGIN, "HEAD:refs/trainwright/init")
+    state = "found" if wanted == found else "set"
+    return f"Git remote   {state}: {without_secrets(wanted)}, {refs} refs there, may be pushed to{moved}"
+
+
+def _keep_upstream(root: Path) -> str:
+    """Rename `origin`, where this clone came from, to `upstream`, unless there is one. Returns what was done.
+
+    Later versions of the code are merged from there: docs/upgrading.md. Branches are pushed to the new `origin`.
+    """
+    if UPSTREAM in git.git(root, "remote").split():
+        return ""
+    git.git(root, "remote", "rename", ORIGIN, UPSTREAM)
+    for branch in git.git(root, "for-each-ref", "--format=%(refname:short)", "refs/heads").splitlines():
+        if git.setting(root, f"branch.{branch}.remote") == UPSTREAM:
+            git.git(root, "config", f"branch.{branch}.remote", ORIGIN)
+    return f"; the one before is `{UPSTREAM}` now"
 
 
 def _dvc_remote(project: dvc.Project, url: str | None) -> str:
     found = project.remote_url()
     if url is None or url == found:
         project.try_remote()
-        return f"DVC remote   found: {_shown(found or '')}, can be written"
+        return f"DVC remote   found: {without_secrets(found or '')}, can be written"
     try:
         project.set_remote(url)
     except InputError as error:
         raise InputError(
             Fault("trainwright init", str(error), "Give another: --dvc-remote …", "--dvc-remote")
         ) from None
-    return f"DVC remote   set: {url}, can be written; other machines know it once .dvc/config is committed"
-
-
-def _shown(url: str) -> str:
-    """A URL without who it is for: that may be a token, or come with a password from settings of this machine."""
-    return re.sub(r"(?<=://)[^/@]+@", "", url)
+    known = "other machines know it once .dvc/config is committed"
+    return f"DVC remote   set: {without_secrets(url)}, can be written; {known}"
 
 
 def _identity(root: Path, wishes: Wishes) -> str:

@@ -43,7 +43,7 @@ from flows.dvc_process import environment
 from flows.pipeline import Pipeline
 from flows.remote_stage import Name
 from flows.terminal import Terminal
-from flows.workspace import Workspace, bring_sources, override, require_known, turn, workspace
+from flows.workspace import Workspace, bring_sources, override, require_changeable, require_known, turn, workspace
 from trainwright import champion, operations
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError, printable
@@ -326,12 +326,16 @@ def _failed(words: str, told: bool) -> State[Any]:
 
 @flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
 def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, str] | None = None) -> State[Any]:
-    """Decide whether pipeline `name` is to be retrained, and do it. `changes` sets parameters for this run alone."""
+    """Decide whether pipeline `name` is to be retrained, and do it.
+
+    `changes` sets parameters for this run alone: those of augmentation, tokenization, training and evaluation.
+    """
     worker.end_with_worker()
     root = Path(os.environ.get("TRAINWRIGHT_ROOT") or find_root())  # the clone that a worker serves
     os.chdir(root)
     try:
         require_known(root, name)
+        require_changeable(changes or {})
     except InputError as error:
         return _failed(str(error), told=False)
     tick = Retrain(root, name, Terminal(), force, why, changes or {})

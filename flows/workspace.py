@@ -163,6 +163,22 @@ def bring_sources(space: Workspace, pipeline: Pipeline) -> None:
             ours.symlink_to(theirs.resolve())
 
 
+CHANGEABLE = ("augmentation", "tokenization", "training", "evaluation")  # sections that a caller of the server may set
+
+
+def require_changeable(changes: Mapping[str, str]) -> None:
+    """Raises InputError for a change that is not a caller's of the server to make.
+
+    Such a caller has the server's password and no access to this machine: which files are read, what gates and
+    publication demand and which rows test a model is decided in params.yaml.
+    """
+    allowed = f"Callers may set {', '.join(CHANGEABLE)}. Change params.yaml, or use `trainwright retrain --set`."
+    wrong = [key for key in changes if key.split(".")[0] not in CHANGEABLE or key in (*CHANGEABLE, "training.teacher")]
+    if wrong:
+        reason = "cannot be set through the Prefect server"
+        raise InputError(*(Fault("changes", reason, allowed, field=key) for key in wrong))
+
+
 def override(space: Workspace, name: str, changes: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Set parameters of a pipeline for this workspace alone: dotted keys (`training.epochs`) to YAML values.
 

@@ -62,6 +62,38 @@ def test_a_call_without_the_password_is_refused_whatever_it_asks(deployed: Toy, 
         assert ask(method, path, body).status_code in (200, 201), path
 
 
+def test_only_the_documented_pages_answer_without_the_password(deployed: Toy) -> None:
+    server = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    line = next(
+        line for line in (ROOT / "docs" / "operations.md").read_text().split("\n- ") if "needs the password" in line
+    )
+    free = set(re.findall(r"`(/[\w/.]+)`", line))
+    for path in (
+        "/api/health",
+        "/api/ready",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/api/version",
+        "/api/admin/settings",
+    ):
+        assert (httpx.get(server + path, timeout=60).status_code == 200) == (path in free), path
+
+
+@pytest.mark.parametrize("changes", [{"source.uri": "secrets.env"}, {"gates.report.min_f1": "0"}], ids=str)
+def test_the_flow_refuses_a_change_that_is_not_a_callers(
+    deployed: Toy, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]
+) -> None:
+    from flows import retrain
+
+    monkeypatch.setattr(retrain.worker, "end_with_worker", lambda: None)
+    monkeypatch.setenv("TRAINWRIGHT_ROOT", str(deployed.root))
+    monkeypatch.chdir(deployed.root)
+    deployed.write("secrets.env", "AWS_SECRET,x\n1,2\n")
+    state = retrain.retrain.fn("one", changes=changes)
+    assert "cannot be set through the Prefect server" in state.message and "AWS_SECRET" not in state.message
+
+
 @pytest.mark.parametrize(
     "body",
     [

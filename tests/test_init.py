@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Toy
+from conftest import ROOT, Toy
 from fixtures.repository import git, repository, trainwright
 
 ARE = ("--name", "Ada", "--email", "ada@example.org")
@@ -74,12 +74,21 @@ def test_on_a_terminal_it_asks_for_what_is_missing_and_for_that_alone(project: T
 
 
 @pytest.mark.parametrize("flag", ["--git-remote", "--dvc-remote"])
-@pytest.mark.parametrize("who", ["ada:s3cret-canary", "s3cret-canary"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ada:s3cret-canary@example.org/models",
+        "https://s3cret-canary@example.org/models",
+        "https://example.org/models?access_token=s3cret-canary",
+        "gs://bucket/models?token=s3cret-canary",
+        "https://example.org/models#s3cret-canary",
+    ],
+)
 def test_a_url_with_a_password_in_it_is_refused_and_written_nowhere(
-    project: Toy, bare: Path, flag: str, who: str
+    project: Toy, bare: Path, flag: str, url: str
 ) -> None:
     wishes = {"--git-remote": str(bare), "--dvc-remote": str(bare.parent / "storage")}
-    wishes[flag] = f"https://{who}@example.org/models"
+    wishes[flag] = url
     said = trainwright(project.root, "init", *(part for pair in wishes.items() for part in pair), *ARE)
     assert said.returncode == 2
     assert flag in said.stderr and "has a user name, password or token in it" in said.stderr
@@ -116,3 +125,29 @@ def test_check_names_a_source_and_a_base_model_that_are_on_this_machine_alone(pr
     assert "warning      a base model on this machine alone: base is not in Git" in said
     git(project.root, "add", "source.json", "base")
     assert "on this machine alone" not in trainwright(project.root, "check").stdout
+
+
+def test_the_remote_of_a_clone_stays_as_upstream_and_is_merged_as_documented(
+    project: Toy, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = bare.parent / "clone"
+    git(bare.parent, "clone", "-q", str(project.root), str(clone))
+    said = trainwright(clone, "init", "--git-remote", str(bare), "--dvc-remote", str(bare.parent / "storage"), *ARE)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.splitlines()[0].endswith("; the one before is `upstream` now")
+    assert git(clone, "remote", "get-url", "upstream") == str(project.root)
+    assert git(clone, "remote", "get-url", "origin") == str(bare)
+    assert git(clone, "config", "branch.main.remote") == "origin"
+    again = trainwright(clone, "init", "--git-remote", f"{bare}/")
+    assert again.returncode == 0 and git(clone, "remote", "get-url", "upstream") == str(project.root)
+
+    (clone / "params.yaml").write_text(project.read("params.yaml") + "# ours\n")
+    git(clone, "commit", "-qam", "Our pipeline")
+    project.write("trainwright/new.py", "")
+    git(project.root, "add", ".")
+    git(project.root, "commit", "-qm", "A later version")
+    block = (ROOT / "docs" / "upgrading.md").read_text().split("```")[1]
+    for line in [line for line in block.splitlines() if line.startswith("git ")]:
+        git(clone, *line.split()[1:])
+    assert (clone / "trainwright" / "new.py").exists() and "# ours" in (clone / "params.yaml").read_text()
+    assert git(bare, "rev-parse", "main") == git(clone, "rev-parse", "HEAD")

@@ -1,5 +1,6 @@
 """params.yaml is checked at the door: every mistake is named with its line, its key and the nearest right one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from ruamel.yaml import YAML
 
 from trainwright import operations
 from trainwright.core import params
-from trainwright.core.errors import Fault, InputError
+from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -209,3 +210,31 @@ def test_a_model_from_scratch_takes_no_adapter(tmp_path):
         YAML().dump(data, file)
     with pytest.raises(InputError, match="no weights that an adapter could stand beside"):
         params.load(tmp_path / "params.yaml")
+
+
+URLS = [
+    "https://ada@example.org/x", "https://ada:s3cret@example.org/x", "s3://key:s3cret@bucket/x",
+    "https://example.org/x?access_token=s3cret", "gs://bucket/x?token=s3cret", "az://c/x?sv=1&sig=s3cret",
+    "https://example.org/x#s3cret", "HTTPS://example.org/x?s3cret",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("place", ["uri", "splits", "base_model"])
+def test_a_url_that_may_carry_a_secret_is_refused_and_not_repeated(tmp_path: Path, url: str, place: str) -> None:
+    data = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    pipeline = data["pipelines"]["sample-qa"]
+    if place == "base_model":
+        pipeline["base_model"] = f"folder:{url}"
+    else:
+        pipeline["source"][place] = url if place == "uri" else {"train": url}
+    (tmp_path / "params.yaml").write_text(json.dumps(data))
+    with pytest.raises(InputError, match="query or fragment") as caught:
+        params.load(tmp_path / "params.yaml")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_errors_show_urls_without_what_may_be_secret() -> None:
+    error = MachineryError("fatal: unable to access 'https://ada:s3cret@example.org/x.git?token=s3cret': no")
+    assert str(error) == "fatal: unable to access 'https://example.org/x.git?…': no"
+    assert str(MachineryError("https://example.org/x is away. Is it?")) == "https://example.org/x is away. Is it?"

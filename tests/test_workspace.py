@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, Toy, wait
 
 from flows import dvc, git
-from flows.workspace import bring_sources, held, override, sweep, turn, workspace
+from flows.workspace import bring_sources, held, override, require_changeable, sweep, turn, workspace
 from trainwright.core import params
 from trainwright.core.errors import InputError
 from trainwright.core.layout import Layout
@@ -171,6 +171,18 @@ def test_parameters_set_for_one_run_are_checked_and_told(project: Toy) -> None:
             with pytest.raises(InputError, match=r"(?s)^--set training\.epochs=.*: the value is not valid YAML: "):
                 override(space, name, {"training.epochs": value})
     assert params.load(project.root / "params.yaml").pipeline(name).training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["source.uri", "source", "base_model", "base_model.scratch.layers", "gates.report.min_f1", "publication.rule",
+     "task", "after", "language", "ingestion.max_bad_share", "splitting.salt", "training", "training.teacher", ""],
+)  # fmt: skip
+def test_a_caller_of_the_server_cannot_set_what_is_read_or_published(key: str) -> None:
+    with pytest.raises(InputError, match="cannot be set through the Prefect server") as caught:
+        require_changeable({"training.epochs": "2", key: "s3cret"})
+    assert [fault.field for fault in caught.value.faults] == [key] and "s3cret" not in str(caught.value)
+    require_changeable({"training.epochs": "2", "tokenization.max_length": "64", "training.teacher_weight": "0.3"})
 
 
 def test_a_source_that_git_does_not_know_is_read_where_it_is(project: Toy) -> None:

@@ -27,13 +27,32 @@ def printable(text: str, lines: bool = False) -> str:
     return OBEYED.sub(escaped, text)
 
 
+URL = re.compile(
+    r"(?i)(?P<scheme>[a-z][a-z0-9+.-]{0,30}://)(?:(?P<who>[^\s/?#@\"']*)@)?(?P<where>[^\s?#\"']*)(?P<more>[?#][^\s\"']*)?"
+)
+
+
+def carries_secret(url: str) -> bool:
+    """Whether a URL has a place where passwords and tokens stand: a query, a fragment, a password, a user of HTTP's."""
+    found = URL.search(url)
+    if not found:
+        return False
+    who = found["who"] or ""
+    return bool(found["more"] or ":" in who or (who and found["scheme"].lower() in ("http://", "https://")))
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with no user, query or fragment in its URLs."""
+    return URL.sub(lambda url: url["scheme"] + url["where"] + ("?…" if url["more"] else ""), text)
+
+
 class TrainwrightError(Exception):
     """An end that is explained to the user instead of traced back."""
 
     exit_code = 3
 
     def __init__(self, words: str = "") -> None:
-        super().__init__(printable(words, lines=True))
+        super().__init__(printable(without_secrets(words), lines=True))
 
 
 class RefusedError(TrainwrightError):
@@ -59,7 +78,7 @@ class Fault:
 
     def __str__(self) -> str:
         place = ", ".join(part for part in (self.file, self.row, self.field and f"field {self.field!r}") if part)
-        return printable(f"{place}: {self.reason}. {self.remedy}")
+        return printable(without_secrets(f"{place}: {self.reason}. {self.remedy}"))
 
 
 class InputError(TrainwrightError):

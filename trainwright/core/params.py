@@ -25,7 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml.error import YAMLError
 
 from trainwright.core import tasks
-from trainwright.core.errors import Fault, InputError, nearest
+from trainwright.core.errors import Fault, InputError, carries_secret, nearest
 from trainwright.core.yaml_file import faults, parse_yaml, read_yaml
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
@@ -39,6 +39,16 @@ class Section(BaseModel):
     """One section of params.yaml: immutable, strict about types, closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def public(uri: str) -> str:
+    """The `uri` as it is. Raises ValueError for a URL that may carry a password or token: params.yaml is in Git."""
+    if carries_secret(uri):
+        raise ValueError(
+            "the URL has a user name, password, query or fragment in it, where secrets stand, and would come to stand "
+            "in files and messages; keep credentials in the environment or in a credential helper"
+        )
+    return uri
 
 
 class Stream(Section):
@@ -98,6 +108,18 @@ class Source(Section):
         if delimiter is not None and (len(delimiter) != 1 or delimiter.isalnum() or delimiter in '"\r\n\0'):
             raise ValueError('it must be one character that is no letter, digit, quote or line end; a tab is "\\t"')
         return delimiter
+
+    @field_validator("uri", "revision", "configuration")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        return value and public(value)
+
+    @field_validator("splits")
+    @classmethod
+    def _all_public(cls, value: dict[Any, str]) -> dict[Any, str]:
+        for file in value.values():
+            public(file)
+        return value
 
     @model_validator(mode="after")
     def _cells_are_of_delimited_files(self) -> "Source":
@@ -365,7 +387,7 @@ class Pipeline(Section):
                 "must be package:NAME, folder:PATH, hub:OWNER/NAME@COMMIT (pin the commit), pipeline:NAME (another "
                 "pipeline's model) or a section `scratch:`"
             )
-        return value
+        return public(value) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
