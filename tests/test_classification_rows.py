@@ -37,6 +37,21 @@ def test_numbers_and_truth_values_of_json_are_labels_too(tmp_path: Path, label: 
     assert found["label"].to_pylist() == [expected]
 
 
+def test_whole_numbers_are_one_label_however_they_are_written(tmp_path: Path) -> None:
+    found, faults = read(tmp_path / "a.jsonl", '{"text": "a", "label": 1.0}\n{"text": "b", "label": 1}\n')
+    assert (found["label"].to_pylist(), faults) == (["1", "1"], [])
+    found, _ = read(tmp_path / "a.csv", "text,label\na,1.0\nb,1\nc,01\n")
+    assert found["label"].to_pylist() == ["1", "1", "01"]
+    found, _ = read(tmp_path / "b.jsonl", '{"text": "a", "labels": [1.0, 2]}\n')
+    assert found["labels"].to_pylist() == [["1", "2"]]
+    found, _ = read(tmp_path / "b.csv", "text,label\na,1.0\nb,1.1\n")  # versions, or marks
+    assert found["label"].to_pylist() == ["1.0", "1.1"]
+    for kind in (pa.float32(), pa.decimal128(3, 1)):
+        pq.write_table(pa.table({"text": ["a"], "label": pa.array([1], kind)}), tmp_path / "a.parquet")
+        table = sources.read(Source(uri="a.parquet", format="parquet"), tmp_path, rows.COLUMNS)
+        assert rows.from_source(table, "a.parquet")[0]["label"].to_pylist() == ["1"]
+
+
 def test_several_labels_come_as_a_list_or_parted_by_a_separator_and_are_the_same(tmp_path: Path) -> None:
     lists, _ = read(tmp_path / "a.jsonl", '{"text": "a", "labels": ["b", "a", "b"]}\n{"text": "c", "labels": []}\n')
     parted, _ = read(tmp_path / "a.csv", "text,labels\na, b ; a;b\nc,\n", separator=";")

@@ -648,6 +648,39 @@ def test_wrong_cells_of_a_csv_file_are_row_errors(tmp_path: Path) -> None:
     ]
 
 
+STARTS = (8.0, 8.5, float("nan"), float("inf"), None)
+NOT_WHOLE = ("is a number with a fraction, not a whole number", "is NaN or infinity, not a whole number")
+
+
+def test_a_whole_float_is_a_whole_number_and_no_other(tmp_path: Path) -> None:
+    plain = {"context": CONTEXT, "answer": "Bob in Rome"}
+    records = [{**plain, "question": str(n), "answer_start": start} for n, start in enumerate(STARTS)]
+    lines = [
+        f"{CONTEXT},{r['question']},Bob in Rome,{'' if r['answer_start'] is None else r['answer_start']}"
+        for r in records
+    ]
+    table, faults = read(tmp_path, "a.csv", "\n".join(["context,question,answer,answer_start", *lines]))
+    assert table["answer_start"].to_pylist() == [[8], [8]]
+    assert [fault.reason for fault in faults] == ["is not a whole number", NOT_WHOLE[1], NOT_WHOLE[1]]
+    written = json.dumps(records[3]).replace("Infinity", "1e999")
+    jsonl = "\n".join([*(json.dumps(records[n]) for n in (0, 1, 4)), written])
+    table, faults = read(tmp_path, "a.jsonl", jsonl)
+    assert table["answer_start"].to_pylist() == [[8], [8]]
+    assert [(fault.row, fault.reason) for fault in faults] == [("line 2", NOT_WHOLE[0]), ("line 4", NOT_WHOLE[1])]
+    for kind in (pa.float64(), pa.float32()):
+        for taken in ([0, 4], [4, 0, 1], [0, 2], [0, 3]):
+            chosen = pa.Table.from_pylist([records[n] for n in taken])
+            starts = chosen["answer_start"].cast(kind)
+            pq.write_table(chosen.set_column(3, "answer_start", starts), tmp_path / "a.parquet")
+            content = (tmp_path / "a.parquet").read_bytes()
+            if taken == [0, 4]:
+                assert read(tmp_path, "a.parquet", content)[0]["answer_start"].to_pylist() == [[8], [8]]
+            else:
+                fault = refused(lambda content=content: read(tmp_path, "a.parquet", content))  # type: ignore[misc]
+                found = (fault.row, fault.field, fault.reason)
+                assert found == (f"row {len(taken)}", "answer_start", NOT_WHOLE[taken[-1] != 1])
+
+
 def test_texts_and_starts_of_different_number_are_a_row_error(tmp_path: Path) -> None:
     record = {"context": CONTEXT, "question": "q", "answers": {"text": ["Ann", "Bob"], "answer_start": [0]}}
     fault = only(read(tmp_path, "a.jsonl", json.dumps(record)))

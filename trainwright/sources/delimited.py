@@ -20,7 +20,7 @@ from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Source
 from trainwright.rows.tables import BATCH
 from trainwright.sources.opening import read_text
-from trainwright.sources.records import Columns, Records, described, repeated
+from trainwright.sources.records import NOT_WHOLE, Columns, Records, described, repeated
 
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan|inf|infinity)))?$"
@@ -354,6 +354,5 @@ def _parsed(texts: Any, kind: pa.DataType) -> tuple[Any, dict[int, str]]:
         values = pc.if_else(pc.and_(fits, pc.not_equal(trimmed, "")), digits, None).cast(kind)
     endless = pc.match_substring_regex(trimmed, ENDLESS)
     wrong = dict.fromkeys(pc.indices_nonzero(pc.invert(fits)).to_pylist(), f"is not {described(kind)}")
-    for row in pc.indices_nonzero(pc.and_(endless, pc.invert(fits))).to_pylist():
-        wrong[row] = f"is not {described(kind)} but NaN or infinity"
+    wrong |= dict.fromkeys(pc.indices_nonzero(pc.and_(endless, pc.invert(fits))).to_pylist(), NOT_WHOLE[0])
     return values, wrong

@@ -1,5 +1,6 @@
 """What every reader gives, and how values of a file become typed columns."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ Columns = Mapping[str, Sequence[pa.DataType]]
 """The columns that are wanted, each with the types it may have; the first that fits is taken."""
 
 WORDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+NOT_WHOLE = ("is NaN or infinity, not a whole number", "is a number with a fraction, not a whole number")
+"""Why a float is no whole number, indexed by whether it is finite."""
 
 
 @dataclass
@@ -58,18 +61,22 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
 
 
 def _convertible(kind: pa.DataType, types: set[type]) -> bool:
-    """Whether Arrow may be left to say which values do not fit: it takes 1.5 for a whole number, true for 1.0 and a
-    text for the list of its characters."""
+    """Whether Arrow may be left to say which values do not fit: it takes true for 1 or 1.0 and a text for the list of
+    its characters."""
     if pa.types.is_integer(kind):
-        return types <= {int, type(None)}
+        return types <= {int, float, type(None)}
     if pa.types.is_floating(kind):
         return bool not in types
     return not pa.types.is_list(kind) or str not in types
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Values as Arrow has them. Whole numbers within lists and objects go through floats, whose cast refuses 1.5:
-    read at once, they would lose their fraction without a word."""
+    """Values as Arrow has them. Floats are whole numbers if they have no fraction. Whole numbers within lists and
+    objects go through floats, whose cast refuses 1.5: read at once, they would lose their fraction without a word."""
+    if pa.types.is_integer(kind) and float in set(map(type, values)):
+        if any(type(value) is float and not value.is_integer() for value in values):
+            raise pa.ArrowInvalid("a number with a fraction")
+        values = [int(value) if type(value) is float else value for value in values]
     floating = _floating(kind)
     return pa.array(values, kind) if floating == kind else pa.array(values, floating).cast(kind)
 
@@ -100,7 +107,8 @@ def _wrong(value: Any, kind: pa.DataType) -> str | None:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         if pa.types.is_nested(kind):
             return f"does not have the form {described(kind)}"
-        return f"is {WORDS[type(value)]}, not {described(kind)}"
+        whole = isinstance(value, float) and pa.types.is_integer(kind)
+        return NOT_WHOLE[math.isfinite(value)] if whole else f"is {WORDS[type(value)]}, not {described(kind)}"
     return None
 
 
@@ -129,10 +137,24 @@ def conformed(column: Any, types: Sequence[pa.DataType], file: str, name: str) -
             try:
                 return column.cast(pa.dictionary(pa.int32(), kind) if encoded else kind)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                continue
+                if pa.types.is_integer(kind) and not pa.types.is_integer(held):
+                    raise InputError(_not_whole(column, file, name)) from None
     wanted = " or ".join(described(kind) for kind in types)
     reason = f"the column holds {described(held)}, not {wanted}"
     raise InputError(Fault(file, reason, "Convert the column, or map another one in source.columns.", field=name))
+
+
+def _not_whole(column: Any, file: str, name: str) -> Fault:
+    """The first of a column of floats that is no whole number."""
+    held = column.cast(pa.float64())
+    whole = pc.and_(pc.is_finite(held), pc.equal(held, pc.trunc(held)))
+    wrong = pc.indices_nonzero(pc.and_(pc.invert(whole), held.is_valid()))
+    if not len(wrong):
+        return Fault(file, "the column holds a number too large", "Mend the value.", field=name)
+    at = wrong[0].as_py()
+    finite = pc.is_finite(held)[at].as_py()
+    remedy = "Mend the value." if finite else "Mend the value; one that is missing is null."
+    return Fault(file, NOT_WHOLE[finite], remedy, row=f"row {at + 1}", field=name)
 
 
 def _alike(held: pa.DataType, wanted: pa.DataType) -> bool:
@@ -143,7 +165,7 @@ def _alike(held: pa.DataType, wanted: pa.DataType) -> bool:
     if t.is_string(wanted):
         return bool(t.is_string(held) or t.is_large_string(held) or t.is_string_view(held))
     if t.is_integer(wanted) or t.is_floating(wanted):
-        return bool(t.is_integer(held) or t.is_floating(held))
+        return bool(t.is_integer(held) or t.is_floating(held) or t.is_decimal(held))
     if t.is_list(wanted):
         lists = t.is_list(held) or t.is_large_list(held) or t.is_fixed_size_list(held)
         return bool(lists and _alike(held.value_type, wanted.value_type))

@@ -7,7 +7,8 @@ A source brings `text`, for pairs `text_b` too, and one of
     value    a number
 
 under these names or mapped by `source.columns`. `id`, `group` and `split` may be absent. Labels are kept as they are
-written ("01" is not "1"), but for white space around them.
+written ("01" is not "1"), but for white space around them, and for the ".0" of whole numbers if all are whole: "1.0" is
+"1".
 """
 
 import json
@@ -131,8 +132,15 @@ def _gold(table: pa.Table, file: str, found: list[str]) -> str:
     return held[0]
 
 
+def _written(labels: pa.Array) -> pa.Array:
+    """Labels as text; whole numbers without ".0", unless some of the labels are no whole numbers."""
+    texts = pc.utf8_trim_whitespace(labels.cast(pa.string()))
+    whole_numbers = pc.match_substring_regex(texts, r"^([+-]?[0-9]+(\.0+)?)?$")
+    return pc.replace_substring_regex(texts, r"\.0+$", "") if pc.all(whole_numbers).as_py() else texts
+
+
 def _label(column: pa.Array, faulty: Faulty) -> pa.Array:
-    labels = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    labels = _written(column)
     missing = pc.equal(labels, "").fill_null(True)
     faulty.note(indices(missing), "label", "the label is missing", "Give the row its label, or remove it.")
     return labels
@@ -143,7 +151,7 @@ def _labels(column: pa.Array, faulty: Faulty) -> pa.Array:
     missing = column.is_null()
     faulty.note(indices(missing), "labels", "the labels are missing", "Write an empty list where none applies.")
     owner = pc.list_parent_indices(column).to_numpy().astype(np.int64)
-    labels = pc.utf8_trim_whitespace(column.flatten().cast(pa.string()))
+    labels = _written(column.flatten())
     blank = pc.equal(labels, "").fill_null(True).to_numpy(zero_copy_only=False)
     faulty.note(np.unique(owner[blank]), "labels", "a label is empty", "Name it, or remove it from the list.")
     encoded = labels.fill_null("").dictionary_encode()

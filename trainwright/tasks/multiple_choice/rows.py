@@ -236,8 +236,8 @@ def _inside(places: Integers, count: Integers) -> Integers:
 
 
 def _numbers(answers: pa.Array) -> Integers:
-    fits = pc.match_substring_regex(answers, r"^[0-9]{1,9}$").fill_null(False)
-    return np.array(pc.if_else(fits, answers, "-1").cast(pa.int64()))
+    fits = pc.match_substring_regex(answers, r"^[0-9]{1,9}(\.0*)?$").fill_null(False)
+    return np.array(pc.if_else(fits, pc.replace_substring_regex(answers, r"\.0*$", ""), "-1").cast(pa.int64()))
 
 
 def _letters(answers: pa.Array) -> Integers:
