@@ -59,6 +59,33 @@ def test_several_labels_come_as_a_list_or_parted_by_a_separator_and_are_the_same
     assert rows.stratum(lists).to_pylist() == ["a", "no label"]
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_columns_of_0_and_1_are_labels_by_their_names(tmp_path: Path, form: str) -> None:
+    cells = {"toxic": [1, 0, 1], "rude": [1.0, 0.0, 0.0], "insult": [False, False, True]}
+    table = pa.table({"text": ["a", "b", "c"], **cells})
+    if form == "csv":
+        (tmp_path / "a.csv").write_text("text,toxic,rude,insult\na,1,1.0,false\nb,0, 0 ,no\nc,1,0.0,True\n")
+    elif form == "jsonl":
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        pq.write_table(table, tmp_path / "a.parquet")
+    source = Source.model_validate({"uri": f"a.{form}", "format": form, "columns": {"labels": list(cells)}})
+    found, faults = rows.from_source(sources.read(source, tmp_path, rows.COLUMNS), "a")
+    assert (found["labels"].to_pylist(), faults) == ([["rude", "toxic"], [], ["insult", "toxic"]], [])
+
+
+@pytest.mark.parametrize("cell", ["2", "-1", "", "x", "0.5"])
+def test_a_cell_that_is_neither_0_nor_1_is_named_by_row_and_column(tmp_path: Path, cell: str) -> None:
+    columns = {"labels": ["toxic", "rude"]}
+    found, (fault,) = read(tmp_path / "a.csv", f"text,toxic,rude\na,0,1\nb,1,{cell}\n", columns=columns)
+    assert found["labels"].to_pylist() == [["rude"]]
+    assert (fault.row, fault.field, fault.reason) == ("line 3", "rude", "is neither 0 nor 1")
+    with pytest.raises(InputError, match="columns of 0 and 1"):
+        read(tmp_path / "b.csv", "text,toxic,rude\na,0,1\n")
+    with pytest.raises(InputError, match="a label comes from one column"):
+        read(tmp_path / "c.csv", "text,toxic,rude\na,0,1\n", columns={"label": ["toxic", "rude"]})
+
+
 def test_labels_in_one_text_without_a_separator_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"source\.separator"):
         read(tmp_path / "a.csv", "text,labels\na,b;c\n")

@@ -71,7 +71,8 @@ class Source(Section):
     """Where rows come from. `uri` is a path (read from the project's root) or `hub:owner/name`.
 
     `columns` maps our column names to the source's (`{context: passage, question: query}`); texts of several columns
-    are joined by a colon and a space (`{text: [word, sentence]}`);
+    are joined by a colon and a space (`{text: [word, sentence]}`), and columns of 0 and 1 are labels by their names
+    (`{labels: [toxic, insult]}`);
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
     `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not); its rows
     are to be left as they are: `cleaning: {whitespace: false, duplicates: false}`, no `augmentation.typing_noise`.

@@ -12,7 +12,7 @@ is for the task's `from_source` to say.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.params import Source
 from trainwright.sources import conll, delimited, hub, jsonl, parquet, squad, text
-from trainwright.sources.records import Columns, Records, listed
+from trainwright.sources.records import Columns, Records, flagged, listed
 
 READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
     "squad": squad.read,
@@ -42,6 +42,8 @@ SUFFIXES = {
 }
 HIDDEN = (".", "~$")  # how names begin that macOS, editors and Office leave beside a user's own files
 TEXT = (pa.string(),)
+FLAG = (pa.string(), pa.int64(), pa.bool_())
+FLAGGED = "labels"  # several columns mapped to it hold 0 or 1 each, and are labels by their names
 PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
 
 
@@ -76,11 +78,16 @@ def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[s
         if ours not in columns:
             field = f"source.columns.{ours}"
             raise InputError(Fault("params.yaml", "unknown column", nearest(ours, columns), field=field))
-        if isinstance(source.columns[ours], list) and pa.string() not in columns[ours]:
-            remedy, field = "Name one column.", f"source.columns.{ours}"
-            raise InputError(Fault("params.yaml", "columns are joined where a text is wanted", remedy, field=field))
+        if isinstance(source.columns[ours], list) and not _flagged(source, ours):
+            field = f"source.columns.{ours}"
+            if ours == "label":
+                remedy = f"Name one column, or map columns of 0 and 1 as `{FLAGGED}: […]`."
+                raise InputError(Fault("params.yaml", "a label comes from one column", remedy, field=field))
+            if pa.string() not in columns[ours]:
+                reason = "columns are joined where a text is wanted"
+                raise InputError(Fault("params.yaml", reason, "Name one column.", field=field))
     names = _names(source, columns)
-    wanted = {n: columns[ours] if len(theirs) == 1 else TEXT for ours, theirs in names.items() for n in theirs}
+    wanted = {name: _types(source, columns, ours) for ours, theirs in names.items() for name in theirs}
     if source.format == "hub":
         parts = [(name, name, split, records) for name, split, records in hub.read(source, wanted)]
     else:
@@ -88,6 +95,19 @@ def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[s
     for name, shown, split, records in parts:
         prefix = f"{shown}, " if len(parts) > 1 else ""
         yield name, _table(source, columns, records, split, prefix)
+
+
+def _flagged(source: Source, ours: str) -> bool:
+    """Whether the columns mapped to `ours` say of each label whether a row has it."""
+    return ours == FLAGGED and isinstance(source.columns.get(ours), list)
+
+
+def _types(source: Source, columns: Columns, ours: str) -> Sequence[pa.DataType]:
+    """The types that the source's columns for `ours` may have."""
+    if _flagged(source, ours):
+        return FLAG
+    theirs = source.columns.get(ours)
+    return TEXT if isinstance(theirs, list) and len(theirs) > 1 else columns[ours]
 
 
 def _records(source: Source, file: File, wanted: Columns) -> Records:
@@ -154,11 +174,11 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
             if theirs not in records.found:
                 reason, remedy = f"there is no column {theirs!r}", nearest(theirs, records.found)
                 raise InputError(Fault(source.uri, reason, remedy, field=f"source.columns.{ours}"))
-    data = {
-        ours: _joined([records.columns[name] for name in parts])
-        for ours, parts in names.items()
-        if records.columns.keys() >= {*parts}
-    }
+    data = {}
+    for ours, of in names.items():
+        if records.columns.keys() >= {*of}:
+            parts = {name: records.columns[name] for name in of}
+            data[ours] = flagged(parts, records) if _flagged(source, ours) else _joined(list(parts.values()))
     if source.separator:
         data = {ours: listed(column, columns[ours], source.separator) for ours, column in data.items()}
     data["place"] = pa.array([f"{prefix}{place}" for place in records.places], pa.string())

@@ -20,9 +20,8 @@ from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Source
 from trainwright.rows.tables import BATCH
 from trainwright.sources.opening import read_text
-from trainwright.sources.records import NOT_WHOLE, Columns, Records, described, repeated
+from trainwright.sources.records import NOT_WHOLE, TRUTH, Columns, Records, described, repeated
 
-TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NUMBER = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|(?i:[+-]?(nan|inf|infinity)))?$"
 ENDLESS = r"^(?i:[+-]?(nan|inf|infinity))$"
 WHOLE = r"^(-?[0-9]{1,18}(\.0*)?)?$"

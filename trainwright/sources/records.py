@@ -15,6 +15,7 @@ Columns = Mapping[str, Sequence[pa.DataType]]
 """The columns that are wanted, each with the types it may have; the first that fits is taken."""
 
 WORDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NOT_WHOLE = ("is NaN or infinity, not a whole number", "is a number with a fraction, not a whole number")
 """Why a float is no whole number, indexed by whether it is finite."""
 
@@ -190,6 +191,24 @@ def listed(column: Any, types: Sequence[pa.DataType], separator: str) -> Any:
     ends = np.cumsum(np.bincount(owner[kept], minlength=len(held)))
     offsets = pa.array(np.append(0, ends).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, values.filter(pa.array(kept)), mask=held.is_null())
+
+
+def flagged(columns: Mapping[str, Any], records: Records) -> pa.Array:
+    """Columns of 0 and 1, or other truth values, as the list of the names of those that are 1 in each row.
+
+    A cell that is neither is a problem of its row.
+    """
+    known = {word: truth for word, truth in TRUTH.items() if truth is not None}
+    cells = []
+    for name, column in columns.items():
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+        words = pc.replace_substring_regex(words, r"^([01])\.0+$", r"\1")
+        is_in = pc.is_in(words, value_set=pa.array(list(known)))
+        records.note(name, dict.fromkeys(pc.indices_nonzero(pc.invert(is_in)).to_pylist(), "is neither 0 nor 1"))
+        cells.append(np.asarray(pc.is_in(words, value_set=pa.array([word for word, truth in known.items() if truth]))))
+    flags = np.stack(cells, axis=1)
+    offsets = np.append(0, np.cumsum(flags.sum(axis=1))).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(list(columns), pa.string()).take(pa.array(np.nonzero(flags)[1])))
 
 
 def _names(struct: pa.DataType) -> list[str]:

@@ -3,7 +3,7 @@
 A source brings `text`, for pairs `text_b` too, and one of
 
     label    one label, as text; a whole number or a truth value is taken as it is written
-    labels   several labels or none: a list, or a text that `source.separator` parts
+    labels   several labels or none: a list, a text that `source.separator` parts, or columns of 0 and 1, one a label
     value    a number
 
 under these names or mapped by `source.columns`. `id`, `group` and `split` may be absent. Labels are kept as they are
@@ -120,7 +120,10 @@ def _gold(table: pa.Table, file: str, found: list[str]) -> str:
     held = [name for name in GOLD if name in table.column_names]
     if not held:
         reason = "there is no column 'label' (one label), 'labels' (several) or 'value' (a number)"
-        remedy = f"{nearest('label', found)} Name it so, or map it: source.columns: {{label: THE_COLUMN}}."
+        remedy = (
+            f"{nearest('label', found)} Name it so, or map it: source.columns: {{label: THE_COLUMN}}; "
+            "columns of 0 and 1 are labels by their names: {labels: [ONE, OTHER]}."
+        )
         raise InputError(Fault(file, reason, remedy, field="label"))
     if len(held) > 1:
         reason = f"there are both {' and '.join(map(repr, held))}, and rows have one kind of label"
