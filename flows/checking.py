@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 
-from flows import dvc, git, pinning, publication
+from flows import dvc, git, pinning, publication, source_check
 from trainwright import pins, sources
 from trainwright.core.errors import Fault, InputError, RefusedError, TrainwrightError
 from trainwright.core.layout import Layout
@@ -32,7 +32,8 @@ def check(layout: Layout, params: Pipeline, project: dvc.Project, say: Say) -> l
     if not problems:
         try:
             say(_disk(layout, *sizes))
-        except InputError as error:
+            source_check.check_rows(params, layout.root, sizes[0], say)
+        except TrainwrightError as error:
             problems.append(error)
     for line in (*alone(layout, params), *_plan(layout, project)):
         say(line)

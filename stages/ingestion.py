@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from trainwright import pins, sources
 from trainwright.core import layout, process, tasks
-from trainwright.core.errors import Fault, InputError
 from trainwright.rows import tables
 
 
@@ -44,17 +43,6 @@ def _shares(counts: "pd.Series[int]", limit: int) -> "pd.Series[int]":
     return whole + whole.index.isin(most)
 
 
-def require_rows(found: int, taken: int, file: str) -> None:
-    """Raises InputError where there are fewer rows than splits: whatever the shares, one of them would be empty."""
-    least = len(tables.SPLITS)
-    if found < least:
-        reason = f"only {found} {'row' if found == 1 else 'rows'} of it can be used"
-        raise InputError(Fault(file, reason, f"Give at least {least}, one each to train on, to validate and to test."))
-    if taken < least:
-        reason = f"a limit of {taken} leaves a split without a row"
-        raise InputError(Fault("params.yaml", reason, f"Raise it to {least} or more.", field="ingestion.limit"))
-
-
 def main(run: process.Run) -> None:
     task = tasks.load(run.params.task, "rows")
     source = pins.verify(run.layout, run.params)
@@ -64,7 +52,7 @@ def main(run: process.Run) -> None:
     taken = ingestion(rows, run.params.ingestion.limit, task.IDENTITY)
     with layout.writing(run.layout.stage("ingestion")) as folder:
         process.quarantine(run, "ingestion", faults, table.num_rows, folder)
-        require_rows(len(rows), len(taken), source.uri)
+        tables.require_rows(len(rows), len(taken), source.uri)
         tables.write(taken.drop_columns("place"), folder / "rows.parquet")
         tables.write(taken.select(["id", "place"]), folder / "places.parquet")
     limited = f", {len(taken):,} taken (limit)" if len(taken) < len(rows) else ""

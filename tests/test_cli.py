@@ -40,6 +40,8 @@ def project(toy: Toy) -> Toy:
     yaml = YAML(typ="safe", pure=True)
     pipeline = yaml.load(ROOT / "params.yaml")["pipelines"]["sample-qa"]
     pipeline |= {"base_model": "folder:base", "source": {"uri": "source.json", "format": "squad"}}
+    pipeline["gates"]["ingestion"]["min_rows"] = 3
+    pipeline["gates"]["splitting"] = {f"min_{split}_rows": 1 for split in ("train", "validation", "test")}
     with (toy.root / "params.yaml").open("w") as file:
         yaml.dump({"pipelines": {"one": pipeline, "two": pipeline}}, file)
     toy.write("source.json", json.dumps(SOURCE))
@@ -141,6 +143,7 @@ def test_check_says_what_would_run_and_why_and_that_models_cannot_be_published_y
     said = trainwright(project.root, "check", "one")
     assert said.returncode == 0, said.stderr
     assert "source.json: the source has no pin yet; the next run pins it" in said.stdout
+    assert "rows         3 read, 3 can be used, 0 go to quarantine" in said.stdout
     assert "would run    1 of 1 stages: none has run yet" in said.stdout
     assert "not publishable: no DVC remote; not a Git repository" in said.stdout
     assert not (project.root / "data").exists()

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from trainwright.core.errors import Fault, InputError
+
 COMMON = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("group", pa.string(), nullable=False),
@@ -50,6 +52,17 @@ def places(path: Path, ids: Collection[str]) -> dict[str, str]:
 def count(path: Path) -> int:
     """How many rows a table has, from its file's footer alone."""
     return int(pq.read_metadata(path).num_rows)
+
+
+def require_rows(found: int, taken: int, file: str) -> None:
+    """Raises InputError where there are fewer rows than splits: whatever the shares, one of them would be empty."""
+    least = len(SPLITS)
+    if found < least:
+        reason = f"only {found} {'row' if found == 1 else 'rows'} of it can be used"
+        raise InputError(Fault(file, reason, f"Give at least {least}, one each to train on, to validate and to test."))
+    if taken < least:
+        reason = f"a limit of {taken} leaves a split without a row"
+        raise InputError(Fault("params.yaml", reason, f"Raise it to {least} or more.", field="ingestion.limit"))
 
 
 def batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
