@@ -254,6 +254,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
     root, params, _, _ = _project(arguments.name)
     from flows import pinning
 
+    _complete(root)
     for line in pinning.refresh(Layout(root, arguments.name), params.pipeline(arguments.name)):
         _say(line)
     return 0
@@ -267,6 +268,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if any(running.sent(name) for name in _with_needed(params, names)):
         required()
     server = Server(root)  # it starts while this process imports and looks at the pins
+    _complete(root)
     from flows import dvc, pinning
     from flows.pipeline import Pipeline
     from flows.terminal import Terminal
@@ -374,6 +376,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from flows.terminal import Terminal
 
     terminal = Terminal()
+    _complete(root)
     found = comparison.compare(root, arguments.name, arguments.base, terminal.heading, terminal.output)
     page = comparison.write(root, arguments.name, found)
     for line in ("", *comparison.table(found), "", f"comparison   {page.relative_to(root)}"):
@@ -462,6 +465,14 @@ def _project(name: str | None) -> tuple[Path, "Params", "Running", list[str]]:
     if not loaded.pipelines:
         raise InputError(Fault("params.yaml", "it has no pipelines", "Add one: `trainwright add squad`."))
     return root, loaded, running, [name] if name is not None else list(loaded.pipelines)
+
+
+def _complete(root: Path) -> None:
+    """Write the sections that params.yaml leaves out and DVC needs, and say so."""
+    from flows import params_file
+
+    if added := params_file.complete(root):
+        _say(f"params.yaml: sections that DVC needs by name were left out, and are written there: {', '.join(added)}")
 
 
 def _traceback() -> str:

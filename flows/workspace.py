@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flows import git
+from flows import git, params_file
 from trainwright.core.errors import Fault, InputError, MachineryError, nearest
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
@@ -48,6 +48,8 @@ def workspace(home: Path, pipeline: str, commit: str) -> Iterator[Workspace]:
         try:
             git.git(home, "worktree", "add", "--quiet", "--detach", str(root), commit)
             _join(home, root)
+            with suppress(InputError):  # whoever reads a params.yaml that is not valid says so
+                params_file.complete(root)
             yield Workspace(root, home, commit)
         finally:
             _remove(home, root)

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from trainwright import operations
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError
+from trainwright.core.layout import STAGES
 from trainwright.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -147,10 +148,22 @@ def test_every_mistake_of_a_file_is_said_at_once(tmp_path: Path) -> None:
     }
 
 
-def test_a_missing_section_is_asked_for_as_it_may_be_written(tmp_path: Path) -> None:
-    content = changed("    cleaning:\n", "    cleaningg:\n")
-    missing = next(fault for fault in faults(tmp_path, content) if fault.reason == "missing")
-    assert missing.remedy == "Add `cleaning:` (a section may be empty: `cleaning: {}`)."
+def test_absent_sections_and_gates_have_their_defaults(tmp_path: Path) -> None:
+    short = {"task": "qa", "language": "en", "base_model": "pipeline:b", "source": {"uri": "a", "format": "csv"}}
+    whole = YAML(typ="safe").load(GOOD)["pipelines"]["sample-qa"]
+    empty = {key: {} for key in STAGES} | {"gates": {key: {} for key in STAGES}}
+    longer = {**short, "base_model": "package:x", "gates": {"report": {"min_f1": 3.0}}}
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({"pipelines": {"a": short, "b": {**whole, "base_model": "package:x"}, "c": longer}}))
+    found = params.load(path)
+    path.write_text(json.dumps({"pipelines": {"a": short | empty | {"after": "b"}, "b": whole, "c": longer}}))
+    assert found.pipelines["a"] == params.load(path).pipelines["a"]
+    assert found.pipelines["a"].after == "b" and found.pipelines["c"].gates.report.min_f1 == 3.0
+
+
+def test_a_key_without_a_default_is_asked_for(tmp_path: Path) -> None:
+    missing = next(fault for fault in faults(tmp_path, changed("    language: en\n", "")) if fault.reason == "missing")
+    assert (missing.field, missing.remedy) == ("pipelines.sample-qa.language", "Add `language:`.")
 
 
 LARGE = "not valid YAML: larger than 4,000,000 characters"

@@ -1,6 +1,7 @@
 """The typed form of params.yaml: checked once, at the door; every stage gets its own section.
 
-A section must be present even when it is empty (`cleaning: {}`), because DVC tracks it by its name.
+What is absent has its default, sections too. DVC tracks sections by their names, so `complete` names those that a
+params.yaml lacks, and `trainwright refresh` and `run` write them there (`cleaning: {}`) before DVC looks.
 What a section may hold beside the fields here is the task's own: see `trainwright/tasks/<task>/params.py`.
 """
 
@@ -26,6 +27,7 @@ from ruamel.yaml.error import YAMLError
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, carries_secret, nearest
+from trainwright.core.layout import STAGES
 from trainwright.core.yaml_file import faults, parse_yaml, read_yaml
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
@@ -295,6 +297,22 @@ class EvaluationGate(Section):
     max_loss: Annotated[float, Field(gt=0)] = 20.0
 
 
+def absent(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that DVC needs by name and that a pipeline of params.yaml lacks, with their defaults."""
+    base, training = pipeline.get("base_model"), pipeline.get("training")
+    teacher = training.get("teacher") if isinstance(training, Mapping) else None
+    used = [uri.partition(":")[2] for uri in (base, teacher) if isinstance(uri, str) and uri.startswith("pipeline:")]
+    defaults: dict[str, Any] = {"after": used[0] if used else NOTHING}
+    defaults |= {key: {} for key in STAGES} | {"gates": {key: {} for key in STAGES}}
+    return {key: value for key, value in defaults.items() if key not in pipeline}
+
+
+def absent_gates(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of its gates; none of a section that is absent itself, or is none."""
+    gates = pipeline.get("gates")
+    return {key: {} for key in STAGES if key not in gates} if isinstance(gates, Mapping) else {}
+
+
 class Pipeline(Section):
     """One pipeline. `after` repeats, for DVC's graph, the pipeline whose model it uses: its base model's or its
     teacher's. The sections typed `Any` are the task's; they are checked against its own classes."""
@@ -305,17 +323,17 @@ class Pipeline(Section):
         Annotated[str, Tag("str")] | Annotated[FromScratch, Tag("mapping")],
         Discriminator(lambda value: "str" if isinstance(value, str) else "mapping"),
     ]
-    after: str
+    after: str = NOTHING
     source: Source
-    ingestion: Ingestion
-    cleaning: Cleaning
-    augmentation: Augmentation
-    splitting: Splitting
+    ingestion: Ingestion = Ingestion()
+    cleaning: Cleaning = Cleaning()
+    augmentation: Augmentation = Augmentation()
+    splitting: Splitting = Splitting()
     tokenization: Any
-    training: Training
-    evaluation: SerializeAsAny[Evaluation]
+    training: Training = Training()
+    evaluation: SerializeAsAny[Evaluation] = Evaluation()
     postprocessing: Any
-    report: Report
+    report: Report = Report()
     gates: Any
 
     @property
@@ -398,11 +416,12 @@ class Pipeline(Section):
             return data
         if data["task"] not in tasks.names():
             raise ValueError(f"task {data['task']!r} is not one of {', '.join(tasks.names())}")
-        checked, problems = dict(data), []
+        checked, problems = {**absent(data), **data}, []
+        if gates := absent_gates(checked):
+            checked["gates"] = {**checked["gates"], **gates}
         for name, section in tasks.load(data["task"], "params").SECTIONS.items():
             try:
-                if name in data:
-                    checked[name] = section.model_validate(data[name])
+                checked[name] = section.model_validate(checked[name])
             except ValidationError as error:
                 problems += [
                     InitErrorDetails(type=p["type"], loc=(name, *p["loc"]), input=p["input"], ctx=p.get("ctx", {}))

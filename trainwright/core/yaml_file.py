@@ -13,7 +13,6 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError, nearest
-from trainwright.core.layout import STAGES
 
 VARIANT = re.compile(r"^(literal\[.*\]|float|int|str|bool|none|mapping)$")  # how pydantic names the types of a union
 
@@ -113,9 +112,7 @@ def _fault(path: Path, problem: dict[str, Any], lines: dict[tuple[Any, ...], int
     if kind == "extra_forbidden" or (kind == "literal_error" and "[key]" in problem["loc"]):
         reason, remedy = "unknown key", nearest(str(where[-1]), allowed or _known(where, data, model))
     elif kind == "missing":
-        section = where[-1] in (*STAGES, "gates")
-        empty = f" (a section may be empty: `{where[-1]}: {{}}`)" if section else ""
-        reason, remedy = "missing", f"Add `{where[-1]}:`{empty}."
+        reason, remedy = "missing", f"Add `{where[-1]}:`."
     elif kind == "value_error":
         reason = str(problem["ctx"]["error"])
     elif kind == "stream":
