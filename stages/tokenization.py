@@ -88,7 +88,7 @@ def _tokenizer(run: process.Run, splits: Path) -> tuple[Any, Any]:
         process.say(f"tokenization: a {run.params.scratch.tokenizer} tokenizer of {len(tokenizer):,} tokens")
         return tokenizer, scratch.configuration(run.params.scratch, tokenizer)
     base = base_model.resolve(run.layout, run.params)
-    tokenizer = base_model.load_tokenizer(base)
+    tokenizer = base_model.load_tokenizer(base, run.params.base_uri)
     tokenizer.model_max_length = min(tokenizer.model_max_length, base_model.longest_input(base))
     return tokenizer, None
 

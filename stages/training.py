@@ -57,7 +57,7 @@ def _job(run: Run, live: Path) -> "Job":
     }
     teacher = None
     if run.params.teacher_pipeline:
-        teacher = base_model.trained(run.layout, run.params.teacher_pipeline)
+        teacher = base_model.take_trained(run.layout, run.params.teacher_pipeline)
         base_model.check_same_tokenizer(teacher, tokenizer)
         identity["teacher"] = layout.digest(teacher)
     return Job(

@@ -241,3 +241,157 @@ def test_the_longest_input_is_that_of_the_models_positions(project, tmp_path):
 def test_a_stage_without_a_pipeline_says_how_it_is_called():
     done = subprocess.run([sys.executable, "-m", "stages.cleaning"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "usage: python -m stages.cleaning PIPELINE\n")
+
+
+def settings(folder: Path, name: str = "config.json", **more: object) -> None:
+    path = folder / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **more}))
+
+
+def split_weights(folder: Path, to: str) -> None:
+    """Have an index name the weights, under the name `to`."""
+    (folder / to).parent.mkdir(exist_ok=True)
+    (folder / "model.safetensors").rename(folder / to)
+    (folder / "whole.safetensors").write_bytes(b"")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"weight": to}}))
+
+
+def replaced(path: Path, by: str) -> None:
+    path.unlink()
+    if by == "folder":
+        path.mkdir()
+    elif by == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("gone")
+
+
+DEEP = {"a": None}
+for _ in range(40):
+    DEEP = {"a": DEEP}
+
+HOSTILE = {
+    "an index that names a subfolder": (lambda f: split_weights(f, "sub/w.safetensors"), "no file of safetensors"),
+    "an index that leaves the folder": (lambda f: split_weights(f, "../w.safetensors"), "no file of safetensors"),
+    "an index that names a pickle": (lambda f: split_weights(f, "pytorch_model.bin"), "never loaded"),
+    "an index of an absolute path": (lambda f: split_weights(f, str(f.parent / "w.safetensors")), "no file of safet"),
+    "an index without a map": (lambda f: settings(f, "model.safetensors.index.json", weight_map=[1]), "no weight_map"),
+    "weights elsewhere": (lambda f: settings(f, transformers_weights="sub/w.safetensors"), "not among the files"),
+    "weights in a pickle": (lambda f: settings(f, transformers_weights="adapter_model.bin"), "not among the files"),
+    "weights of a text part": (lambda f: settings(f, text_config={"transformers_weights": "../w"}), "not among the"),
+    "another tokenizer": (
+        lambda f: settings(f, "tokenizer_config.json", fast_tokenizer_files=["tokenizer.json", "tokenizer.4.0.json"]),
+        "tokenizer.4.0.json",
+    ),
+    "a tokenizer's code": (
+        lambda f: settings(f, "tokenizer_config.json", auto_map={"AutoTokenizer": "a.B"}),
+        "auto_map",
+    ),
+    "an adapter's base": (
+        lambda f: settings(f, "adapter_config.json", base_model_name_or_path="o/n"),
+        "load another model",
+    ),
+    "quantization": (lambda f: settings(f, quantization_config={"quant_method": "fp8"}), "quantization_config"),
+    "a kernel": (lambda f: settings(f, attn_implementation="org/kernel"), "'org/kernel', which may load code"),
+    "a private kernel": (lambda f: settings(f, _attn_implementation="org/kernel"), "'org/kernel'"),
+    "a part's kernel": (lambda f: settings(f, attn_implementation={"text": "org/kernel"}), "'org/kernel'"),
+    "a nested kernel": (lambda f: settings(f, parts=[{"experts_implementation": "org/k"}]), "'org/k'"),
+    "kernels": (lambda f: settings(f, "generation_config.json", use_kernels=True), "use_kernels"),
+    "other settings": (lambda f: settings(f, configuration_files=["config.4.0.0.json"]), "configuration_files"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
+    "a number": (lambda f: (f / "config.json").write_text("7"), "no JSON object"),
+    "brackets": (lambda f: (f / "config.json").write_text("[" * 100_000), "nested too deeply"),
+    "depth": (lambda f: settings(f, deep=DEEP), "nested too deeply"),
+    "size": (lambda f: (f / "config.json").write_text(" " * 16_000_001), "more than the allowed 16,000,000"),
+    "no text": (lambda f: (f / "config.json").write_bytes(b"\xff"), "not valid JSON"),
+    "a folder": (lambda f: replaced(f / "tokenizer.json", "folder"), "no plain file"),
+    "a pipe": (lambda f: replaced(f / "config.json", "pipe"), "no plain file"),
+    "a dangling link": (lambda f: replaced(f / "model.safetensors", "link"), "no plain file"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_folder_that_asks_for_other_files_or_code_is_refused(kind, project):
+    layout, pipeline = project
+    spoil_it, reason = HOSTILE[kind]
+    spoil_it(layout.root / "base")
+    assert reason in said(base_model.pin, layout, pipeline)
+    assert reason in said(base_model.check_loadable, "folder:base", layout.root / "base")
+
+
+@pytest.mark.parametrize("changes", [{"hidden_act": "nope"}, {"hidden_size": "x"}, {"num_attention_heads": 0}])
+def test_settings_that_transformers_cannot_follow_are_refused_in_words(changes, project):
+    from trainwright.engine.prediction import load_base
+
+    folder = project[0].root / "base"
+    settings(folder, **changes)
+    assert "cannot be loaded as AutoModel" in said(load_base, "AutoModel", folder, folder, {})
+
+
+@pytest.mark.parametrize("value", ["many", [1], -1, 1.5])
+def test_sizes_that_are_no_whole_numbers_are_refused(value, project):
+    folder = project[0].root / "base"
+    settings(folder, vocab_size=value, max_position_embeddings=value)
+    assert "vocab_size" in said(base_model.load_tokenizer, folder)
+    assert "no whole number as max_position_embeddings" in said(base_model.longest_input, folder)
+
+
+def test_a_private_copy_of_the_pinned_files_alone_is_loaded(project):
+    layout, pipeline = project
+    base = layout.root / "base"
+    (base / "notes.txt").write_text("not loaded")
+    (base / "added_tokens.json").write_text('{"[NEW]": 8}')
+    pinned = base_model.pin(layout, pipeline)["files"]
+    folder = base_model.resolve(layout, pipeline)
+    assert {path.name for path in folder.iterdir()} == set(pinned)
+    assert "added_tokens.json" in pinned
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(b"others")  # in place
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert "not those pinned: model.safetensors" in said(base_model.resolve, layout, pipeline)
+
+
+def test_the_base_of_an_adapter_is_loaded_from_pinned_files_alone(project, monkeypatch):
+    layout, pipeline = project
+    pinned = base_model.pin(layout, pipeline)
+    (layout.root / "base" / "added_tokens.json").write_text("{}")
+    monkeypatch.chdir(layout.root)
+    folder = base_model.find(pinned)
+    assert {path.name for path in folder.iterdir()} == set(pinned["files"])
+    (layout.root / "base" / "config.json").write_text("{}")
+    assert "not those that the adapter was trained on: config.json" in said(base_model.find, pinned)
+
+
+@pytest.mark.parametrize("name", ["__main__", ".", "..", "antigravity.x", "this", "os"])
+def test_finding_a_package_imports_nothing(name, tmp_path):
+    before = set(sys.modules)
+    assert f"the package {name} is not installed" in said(base_model.locate, f"package:{name}", tmp_path)
+    assert {"antigravity", "this"}.isdisjoint(set(sys.modules) - before)
+
+
+LICENCES = {
+    "---\nlicense: mit\n---\nA card.": "mit",
+    "---\r\nlicense: mit\r\n---\r\n": "mit",
+    "---\nlicense: [mit, apache-2.0]\n---\n": "mit and apache-2.0",
+    '---\nlicense: "mit\\n\\n## Scores"\n---\n': "unknown",
+    "---\nlicense: {a: b}\n---\n": "unknown",
+    "---\n" + "[" * 100_000 + "\n---\n": "unknown",
+    "---\na: &a [x, x]\n" + "".join(f"b{n}: &b [*{'ab'[n > 0]}, *{'ab'[n > 0]}]\n" for n in range(30)): "unknown",
+    "---\nlicense: &a " + "x" * 5000 + "\n---\n": "x" * 200,
+    "no front matter": "unknown",
+    "\ud800": "unknown",
+}
+
+
+@pytest.mark.parametrize("card", LICENCES)
+def test_a_licence_is_one_line_of_the_models_card_or_unknown(card, tmp_path):
+    (tmp_path / "README.md").write_bytes(card.encode(errors="surrogatepass"))
+    assert base_model._licence(tmp_path) == LICENCES[card]
+
+
+@pytest.mark.parametrize("by", ["folder", "pipe", "link"])
+def test_a_card_that_is_no_file_states_no_licence(by, tmp_path):
+    (tmp_path / "README.md").touch()
+    replaced(tmp_path / "README.md", by)
+    assert base_model._licence(tmp_path) == "unknown"

@@ -1,14 +1,16 @@
 """A stage opens its input only on a certificate and a result that are for these bytes, under the present promises."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from trainwright.core import certificate, layout
+from trainwright.core import certificate, copies, layout
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
+from trainwright.core.process import Run
 from trainwright.core.yaml_file import read_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -125,3 +127,52 @@ def test_a_certificate_that_no_gate_wrote_shuts_it_without_a_traceback(where: La
     where.certificate("cleaning").write_text(content)
     with pytest.raises(RefusedError):
         certificate.check(where, section(), "cleaning")
+
+
+def test_a_stage_reads_the_bytes_that_were_checked(where: Layout) -> None:
+    rows = where.stage("cleaning") / "rows.parquet"
+    folder = Run(where, section()).open("cleaning")
+    rows.write_bytes(b"evil")  # in place: a hard link would show it
+    assert (folder / "rows.parquet").read_bytes() == b"rows"
+    with pytest.raises(RefusedError, match="not the bytes that the cleaning gate checked"):
+        Run(where, section()).open("cleaning")
+
+
+def test_bytes_swapped_before_they_are_copied_are_refused(where: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has other bytes there while they are copied, and the right ones back before they are digested."""
+    rows, copy = where.stage("cleaning") / "rows.parquet", copies.copy_folder
+
+    def swapped(source: Path, target: Path) -> None:
+        rows.write_bytes(b"evil")
+        copy(source, target)
+        rows.write_bytes(b"rows")
+
+    monkeypatch.setattr(certificate, "copy_folder", swapped)
+    with pytest.raises(RefusedError, match="not the bytes that the cleaning gate checked"):
+        Run(where, section()).open("cleaning")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "link to a folder", "pipe", "the folder itself"])
+def test_what_is_no_plain_file_is_refused(where: Layout, tmp_path: Path, kind: str) -> None:
+    folder, elsewhere = where.stage("cleaning"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "more").write_text("bytes")
+    if kind == "pipe":
+        os.mkfifo(folder / "more")
+    elif kind == "the folder itself":
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(tmp_path / "moved")
+    else:
+        target = {"link": elsewhere / "more", "dangling link": "gone", "link to a folder": elsewhere}[kind]
+        (folder / "more").symlink_to(target)
+    with pytest.raises(RefusedError, match=r"is (a link|no plain file)\. The outputs of stages must be plain files"):
+        certificate.check(where, section(), "cleaning")
+    with pytest.raises(RefusedError, match="must be plain files"):
+        Run(where, section()).open("cleaning")
+
+
+def test_a_private_folder_goes_with_its_owner_and_stays_while_that_lives(tmp_path: Path) -> None:
+    (tmp_path / "left by a killed process").mkdir()
+    with copies.private_folder(tmp_path) as first, copies.private_folder(tmp_path) as second:
+        assert sorted(p for p in tmp_path.iterdir() if p.is_dir()) == sorted([first, second])
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == []

@@ -90,7 +90,8 @@ def test_only_a_certified_model_of_the_other_pipeline_is_opened(tmp_path: Path) 
     with pytest.raises(RefusedError, match=r"dvc repro training_gate@first"):
         base_model.resolve(layout, pipeline)
     trained(root)
-    assert base_model.resolve(layout, pipeline) == Layout(root, "first").stage("training") / "model"
+    original = Layout(root, "first").stage("training") / "model"
+    assert digest(base_model.resolve(layout, pipeline)) == digest(original)
     before = base_model.identity(layout, pipeline)
     (Layout(root, "first").stage("training") / "model" / "model.safetensors").write_bytes(b"two")
     with pytest.raises(RefusedError, match="not the bytes"):

@@ -213,10 +213,25 @@ def test_a_gate_writes_the_same_bytes_every_time(where: Layout) -> None:
     }
 
 
-def test_bytes_that_change_while_they_are_checked_are_refused(where: Layout) -> None:
+def test_a_gate_certifies_the_bytes_that_it_looked_at(where: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody shows good rows while the gate looks, and has others in their place before and after."""
     write_rows(where, "last", 4)
-    (where.stage("ingestion") / "another").symlink_to("/proc/sys/kernel/random/uuid")  # is another at every reading
-    assert "unchanged: the bytes stay as they are while they are checked" in refused(where)
+    path = where.stage("ingestion") / "rows.parquet"
+    good, seen = path.read_bytes(), []
+
+    def observe(layout: Layout, params: Pipeline, gate: str, folder: Path, aside: Path) -> list[Promise]:
+        path.write_bytes(b"others")  # in place: a hard link would show them
+        seen.append((folder / "rows.parquet").read_bytes())
+        return [Promise("one", "there is one", 1.0, minimum=1)]
+
+    monkeypatch.setattr(runner, "_observe", observe)
+    verdict = runner.run(where, pipeline(), "ingestion")
+    assert seen == [good]
+    with pytest.raises(RefusedError, match="not the bytes that the ingestion gate checked"):
+        certificate.check(where, pipeline(), "ingestion")
+    path.write_bytes(good)
+    assert certificate.check(where, pipeline(), "ingestion") == verdict.digest
+    assert [p for p in where.inputs.iterdir() if p.is_dir()] == []
 
 
 def test_a_gate_whose_comparison_is_not_certified_refuses(where: Layout) -> None:

@@ -1,4 +1,4 @@
-"""The paper that a gate hands on: which bytes it passed. A stage opens its input only through `check`.
+"""The paper that a gate hands on: which bytes it passed. A stage opens its input only through `take`.
 
 The certificate names pipeline, gate and the digest of the bytes, no more, so that it changes only when the
 bytes do. What was promised and seen is in the gate's result beside it, which no stage depends on: a promise
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trainwright.core.copies import copy_folder
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout, digest, write_file
 from trainwright.core.params import Pipeline
@@ -49,8 +50,20 @@ def refuse(layout: Layout, gate: str, result: dict[str, Any]) -> None:
     write_file(layout.gate_result(gate), json.dumps(result, indent=2) + "\n")
 
 
-def check(layout: Layout, params: Pipeline, gate: str) -> None:
-    """Return only if gate `gate` passed exactly the bytes that its stage's folder holds, under its present suite.
+def take(layout: Layout, params: Pipeline, gate: str, aside: Path) -> Path:
+    """Copy the folder of stage `gate` to `<aside>/<pipeline>/<gate>`, and return the copy once it is checked.
+
+    What is read is thus what was checked, whatever others write meanwhile. Raises RefusedError as `check` does.
+    """
+    copy = aside / layout.pipeline / gate
+    if layout.stage(gate).is_dir():
+        copy_folder(layout.stage(gate), copy)
+    check(layout, params, gate, copy)
+    return copy
+
+
+def check(layout: Layout, params: Pipeline, gate: str, folder: Path | None = None) -> str:
+    """Return the digest of `folder` (the stage's own if None), if its gate passed these bytes under its present suite.
 
     Raises RefusedError saying what is missing or differs, and the command that mends it.
     """
@@ -62,7 +75,7 @@ def check(layout: Layout, params: Pipeline, gate: str) -> None:
     result = _read(layout.gate_result(gate), gate, remedy)
     if not layout.stage(gate).is_dir():
         raise RefusedError(f"The output of {gate} is missing. Run `dvc repro {gate}@{layout.pipeline}`.")
-    expected = {"pipeline": layout.pipeline, "gate": gate, "digest": digest(layout.stage(gate))}
+    expected = {"pipeline": layout.pipeline, "gate": gate, "digest": digest(folder or layout.stage(gate))}
     if paper != expected:
         raise RefusedError(f"The data of {gate} are not the bytes that the {gate} gate checked. {remedy}")
     if {key: result.get(key) for key in expected} != expected:
@@ -71,6 +84,7 @@ def check(layout: Layout, params: Pipeline, gate: str) -> None:
         raise RefusedError(f"The {gate} gate has not run since its promises changed. {remedy}")
     if result.get("passed") is not True:
         raise RefusedError(f"The {gate} gate did not pass these data. {remedy}")
+    return expected["digest"]
 
 
 def _read(path: Path, gate: str, remedy: str) -> dict[str, Any]:

@@ -12,11 +12,14 @@ Everything lies under the project's root (the folder of params.yaml):
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from trainwright.core.errors import RefusedError
 
 STAGES = (
     "ingestion",
@@ -83,6 +86,11 @@ class Layout:
     def failure(self, stage: str) -> Path:
         """Why the last run of a stage failed, and with what exit code: DVC hands neither on."""
         return self.private / "failures" / self.pipeline / f"{stage}.json"
+
+    @property
+    def inputs(self) -> Path:
+        """Where a process keeps private copies of what it reads, for as long as it lives."""
+        return self.private / "inputs"
 
     @property
     def checkpoints(self) -> Path:
@@ -163,7 +171,37 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if not path.is_dir():
         raise FileNotFoundError(path)
-    # DVC writes .gitignore files beside what it tracks, after the stage has ended.
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".gitignore")
-    lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}\n" for p in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = [f"{digest(p)}  {p.relative_to(path).as_posix()}\n" for p in plain_files(path)]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """Return the files in a stage's folder, sorted, without the .gitignore files that DVC writes beside its outputs.
+
+    Raises RefusedError for a link, a named pipe, a device or a folder that cannot be read, wherever it lies, and where
+    `folder` itself is a link: what a link names can change unseen.
+    """
+    found, folders = [], [folder]
+    while folders:
+        place = folders.pop()
+        try:
+            if place.is_symlink():
+                raise RefusedError(f"{place} is a link. {_PLAIN}")
+            for path in place.iterdir():
+                mode = path.lstat().st_mode
+                if stat.S_ISDIR(mode):
+                    folders.append(path)
+                elif stat.S_ISREG(mode):
+                    found += [path] if path.name != ".gitignore" else []
+                else:
+                    kind = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                    raise RefusedError(f"{path} is {kind}. {_PLAIN}")
+        except OSError as error:
+            raise RefusedError(f"{place} cannot be read ({error.strerror}). Mend its rights, or remove it.") from None
+    return sorted(found)
+
+
+_PLAIN = (
+    "The outputs of stages must be plain files, whose bytes a gate can vouch for. Remove it and run the stage again. "
+    "If DVC made it (cache.type symlink), run `dvc config cache.type reflink,copy` and `dvc checkout --relink`."
+)

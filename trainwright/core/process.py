@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainwright.core import certificate, layout, params
+from trainwright.core import certificate, copies, layout, params
 from trainwright.core.errors import Fault, InputError, TrainwrightError, printable
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
@@ -26,6 +26,7 @@ CODE = "TRAINWRIGHT_CODE"  # the folder whose code stages must run: an installed
 SOURCES = ("stages/", "trainwright/")  # where the code that stages run is
 TERMINATED = 143  # 128 + SIGTERM
 RANKS = "TRAINWRIGHT_RANKS"  # set for the processes among which a stage divides its work: the folder of their words
+COPY = "TRAINWRIGHT_COPY "  # and a name: where the stage's own process has its private copy of an input
 TERMINAL = "TRAINWRIGHT_TERMINAL"  # set where what a stage prints ends up in a terminal, though through a pipe
 
 
@@ -63,13 +64,15 @@ class Run:
             raise InputError(Fault("params.yaml", reason, "Run it again, with the values that you want.", field=fields))
 
     def open(self, stage: str) -> Path:
-        """The folder that `stage` wrote, only if its gate has passed exactly these bytes.
+        """Return a private copy of the folder that `stage` wrote, if its gate has passed exactly these bytes.
 
         Raises RefusedError when the certificate or the gate's result is missing, is for other bytes,
         or was given under another suite than the present one.
         """
-        certificate.check(self.layout, self.params, stage)
-        return self.layout.stage(stage)
+        return share_copy(
+            f"{self.layout.pipeline}/{stage}",
+            lambda: certificate.take(self.layout, self.params, stage, copies.process_folder(self.layout.inputs)),
+        )
 
 
 def _graph(root: Path, stage: str) -> Mapping[str, Any]:
@@ -105,6 +108,14 @@ def die_with_parent(by: signal.Signals = signal.SIGKILL, parent: int | None = No
 def rank() -> int | None:
     """This process's number among those that a stage divides its work among; None in the stage's own process."""
     return int(os.environ["RANK"]) if RANKS in os.environ else None
+
+
+def share_copy(name: str, make: Callable[[], Path]) -> Path:
+    """Return what `make` returns; in a process among which a stage divides its work, what the stage's own made."""
+    variable = f"{COPY}{name}"
+    if rank() is None:
+        os.environ[variable] = str(make())
+    return Path(os.environ[variable])
 
 
 def words_of(rank: int) -> Path:

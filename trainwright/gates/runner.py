@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from pyarrow.lib import ArrowException
 
 from trainwright.core import certificate, tasks
+from trainwright.core.copies import copy_folder, private_folder
 from trainwright.core.errors import RefusedError, printable
 from trainwright.core.layout import STAGES, Layout, digest, write_file
 from trainwright.core.params import Pipeline
@@ -89,8 +91,10 @@ def again(layout: Layout, params: Pipeline) -> list[Verdict]:
     """
     verdicts = []
     for gate in STAGES:
-        certificate.check(layout, params, gate)
+        checked = certificate.check(layout, params, gate)
         verdict = judge(layout, params, gate)
+        if verdict.digest != checked:
+            raise RefusedError(f"The output of {gate} changes while its gate looks at it. Run the publication again.")
         if not verdict.passed:
             failed = ", ".join(judged.promise.name for judged in verdict.failed) or "it has no promises"
             raise RefusedError(f"The {gate} gate passed these data before, and would refuse them now ({failed}).")
@@ -99,28 +103,29 @@ def again(layout: Layout, params: Pipeline) -> list[Verdict]:
 
 
 def judge(layout: Layout, params: Pipeline, gate: str) -> Verdict:
-    """What the gate says of its stage's folder as it is now. Writes nothing.
+    """Return what the gate says of its stage's folder, of which it judges a private copy. Certifies nothing.
 
     Raises RefusedError when the folder is missing.
     """
     folder = layout.stage(gate)
     if not folder.is_dir():
         raise RefusedError(f"The output of {gate} is missing. Run `dvc repro {gate}@{layout.pipeline}`.")
-    suite, before = certificate.suite_digest(params, gate), digest(folder)
-    promises = _observe(layout, params, gate)
-    if digest(folder) != before:
-        promises.append(Promise("unchanged", "the bytes stay as they are while they are checked", None, maximum=0))
-    return Verdict(layout.pipeline, gate, before, suite, _judge(promises))
+    suite = certificate.suite_digest(params, gate)
+    with private_folder(layout.inputs) as aside:
+        judged = aside / layout.pipeline / gate
+        copy_folder(folder, judged)
+        promises = _observe(layout, params, gate, judged, aside)
+        return Verdict(layout.pipeline, gate, digest(judged), suite, _judge(promises))
 
 
-def _observe(layout: Layout, params: Pipeline, gate: str) -> list[Promise]:
-    """The task's promises for this gate, with what was observed of each."""
+def _observe(layout: Layout, params: Pipeline, gate: str, folder: Path, aside: Path) -> list[Promise]:
+    """The task's promises for this gate, with what was observed of each in `folder`; copies go to folder `aside`."""
 
+    @cache
     def certified(stage: str) -> Path:
-        certificate.check(layout, params, stage)
-        return layout.stage(stage)
+        return certificate.take(layout, params, stage, aside)
 
-    checked = Checked(layout.stage(gate), certified, getattr(params, gate))
+    checked = Checked(folder, certified, getattr(params, gate))
     promises: list[Promise] = []
     try:
         for promise in getattr(tasks.load(params.task, "promises"), gate)(checked, getattr(params.gates, gate)):
@@ -128,7 +133,7 @@ def _observe(layout: Layout, params: Pipeline, gate: str) -> list[Promise]:
     except RefusedError as error:
         promises.append(Promise("inputs_certified", f"what it is compared with is certified: {error}", None, maximum=0))
     except (OSError, ValueError, KeyError) as error:  # to the gate, a table that cannot be read is bad data
-        cause = _cause(error).replace(f"{layout.root}/", "")
+        cause = _cause(error).replace(f"{aside}/", "data/")
         promises.append(Promise("readable", f"the files can be read, as agreed ({cause})", None, maximum=0))
     return promises
 

@@ -271,13 +271,9 @@ def _timing(path: Path) -> dict[str, Any]:
 def _datasets(uri: str, root: Path) -> list[str] | None:
     """The data sets that a base model's own card lists in its metadata. Nothing is fetched for it."""
     card = _card(uri, root)
-    if card is None or not card.is_file():
-        return None
-    from huggingface_hub import RepoCard
-
-    data: Any = RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
-    listed = data.get("datasets") or None
-    return [str(name) for name in ([listed] if isinstance(listed, str) else listed)] if listed else None
+    listed = base_model.card_data(card).get("datasets") if card else None
+    listed = listed if isinstance(listed, list) else [listed]
+    return [name for name in listed if isinstance(name, str)] or None
 
 
 def _card(uri: str, root: Path) -> Path | None:
