@@ -2,11 +2,11 @@
 
 import base64
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainwright.core.layout import Layout
+from trainwright.report import markdown
 from trainwright.scoring import wording
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def publish_decision(pipeline: str, outcome: str, words: str) -> None:
     """What a tick decided, in words, as an artifact of the present flow run."""
     from prefect.artifacts import create_markdown_artifact
 
-    paragraphs = "\n\n".join(_plain(line) for line in words.splitlines())
+    paragraphs = "\n\n".join(markdown.plain(line) for line in words.splitlines())
     create_markdown_artifact(f"# {pipeline}: {outcome}\n\n{paragraphs}", key=f"{pipeline}-decision")
 
 
@@ -100,7 +100,8 @@ def timing(layout: Layout, stage: str) -> dict[str, Any]:
 def _table(key: str, rows: Rows, description: str) -> None:
     from prefect.artifacts import create_table_artifact
 
-    create_table_artifact(rows, key=key, description=description)
+    shown = [{name: markdown.plain(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    create_table_artifact(shown, key=key, description=description)
 
 
 def closing(layout: Layout) -> str:
@@ -154,16 +155,11 @@ def _promise(promise: dict[str, Any]) -> dict[str, Any]:
     from trainwright.gates.runner import bounds, observed
 
     return {
-        "promise": _plain(f"{promise['name']}: {promise['says']}"),
+        "promise": f"{promise['name']}: {promise['says']}",
         "promised": bounds(promise),
         "observed": observed(promise),
         "verdict": "held" if promise["success"] is True else "BROKEN",
     }
-
-
-def _plain(text: str) -> str:
-    """A text that Markdown shows as it is: what comes from data must not become a link or a tag."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&])", r"\\\1", text.replace("\n", " "))
 
 
 def _json(path: Path) -> dict[str, Any]:

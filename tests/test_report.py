@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from markdown_it import MarkdownIt
 
 from stages.report import main, report
 from trainwright.core import certificate, params
@@ -371,7 +372,7 @@ def test_the_card_says_what_is_true_and_what_is_unknown(written: Path) -> None:
     for said in (
         "threads: 2",
         "best step: 20",
-        "squad_v2, snli",
+        "`squad_v2`, `snli`",
         "F1 was to reach 90 on test: it does not",
         "folder:base",
     ):
@@ -388,10 +389,25 @@ def test_the_card_names_hub_ids_and_does_not_invent_a_licence(gathered: facts.Fa
     assert data["base_model"] == "owner/encoder"
     assert data["datasets"] == ["owner/questions"]
     assert data["license"] == "unknown"
-    assert "Unknown licence: the data&#39;s" in card.card(hub)
+    assert "Unknown licence: the data's" in card.card(hub)
     other = card.metadata(replace(hub, source={**source, "licence": "CC-BY-SA-4.0"})).to_dict()
     assert other["license"] == "other"
     assert other["license_name"] == "apache-2.0 (base model) and cc-by-sa-4.0 (data)"
+
+
+def test_no_text_from_outside_makes_a_heading_link_or_picture_in_the_card(gathered: facts.Facts) -> None:
+    attack = "mit\n\n## Scores\n\n![x](https://a.example/x.png) <img src=x> `b` | c"
+    base = {**gathered.base, "licence": attack, "uri": f"folder:{attack}"}
+    hostile = replace(gathered, base=base, source={**gathered.source, "licence": attack, "uri": attack})
+    hostile = replace(hostile, base_datasets=[attack])
+    text = card.card(hostile).split("---\n", 2)[2]
+    assert text.count("\n## Scores") == 1
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    kinds = {part.type for token in tokens for part in [token, *(token.children or [])]}
+    assert not kinds & {"image", "html_inline", "html_block"}
+    assert [part.attrs["href"] for token in tokens for part in token.children or [] if part.type == "link_open"] == [
+        "trainwright.json"
+    ]
 
 
 def test_the_published_files_are_those_that_training_wrote_without_pickles(run: Run, written: Path) -> None:

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from trainwright.report import learning
+from jinja2 import Environment
+from markupsafe import Markup
+
+from trainwright.report import learning, markdown
 from trainwright.report.facts import Facts
 from trainwright.report.heads import head
 from trainwright.report.page import adapter, begun, environment, from_scratch, model_name, precision, teacher
@@ -58,7 +61,8 @@ def metadata(facts: Facts) -> Any:
 def _licence(facts: Facts) -> dict[str, Any]:
     """One licence where base model and data share it, the Hub's "other" with both where they differ, and "unknown"
     where either is."""
-    base, data = (str(part.get("licence") or "unknown").lower() for part in (facts.base, facts.source))
+    parts = (facts.base, facts.source)
+    base, data = (markdown.one_line(str(part.get("licence") or "unknown")).lower() for part in parts)
     if facts.base["uri"] == "scratch":  # nobody's weights: the data's alone
         base = data
     if "unknown" in (base, data) or base == data:
@@ -95,7 +99,7 @@ def _text(facts: Facts) -> str:
     training = facts.params["training"]
     beside = {"adapter": adapter(training), "teacher": teacher(training)}
     rendered = (
-        environment()
+        _environment()
         .get_template("card.md")
         .render(
             facts=facts,
@@ -116,6 +120,17 @@ def _text(facts: Facts) -> str:
         )
     )
     return rendered.strip() + "\n"
+
+
+def _environment() -> Environment:
+    """The page's templates, with every value as Markdown shows it, not as HTML does."""
+    templates = environment().overlay(finalize=_as_markdown)
+    templates.filters |= {"code": lambda text: Markup(markdown.code(str(text)))}
+    return templates
+
+
+def _as_markdown(value: Any) -> Markup:
+    return value if isinstance(value, Markup) else Markup(markdown.plain(str(value)))
 
 
 def not_computed(facts: Facts) -> list[str]:

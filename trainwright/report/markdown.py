@@ -1,0 +1,28 @@
+"""Texts from outside in Markdown: model cards, Prefect's artifacts."""
+
+import re
+
+from trainwright.core.errors import printable
+
+SPECIAL = re.compile(r"[\\`*_\[\]<>#|~&@$]")
+LINKED = re.compile(r"://|www(?=\.)", re.IGNORECASE)  # what renderers make a link of without being asked
+
+
+def plain(text: str) -> str:
+    """Return a text in one line that Markdown shows as it is: no link, image, HTML, table or heading comes of it."""
+    return LINKED.sub(_part, SPECIAL.sub(r"\\\g<0>", one_line(text)))
+
+
+def code(text: str) -> str:
+    """Return a text as a code span; as plain text if it has characters that some renderers obey even there."""
+    line = one_line(text)
+    return plain(line) if not line or re.search(r"[`<>|&]", line) else f"`{line}`"
+
+
+def one_line(text: str) -> str:
+    """Return a text with all white space as single spaces, and what cannot be printed as its escape."""
+    return printable(" ".join(text.split()))
+
+
+def _part(found: re.Match[str]) -> str:
+    return ":\\//" if found[0] == "://" else f"{found[0]}\\"
