@@ -277,6 +277,11 @@ def test_a_text_of_several_lines_is_one_cell_though_it_has_commas(tmp_path: Path
     found, faults = labelled(tmp_path / "a.csv", PROSE)
     assert (found.num_rows, faults) == (20, [])
     assert found["text"].to_pylist()[:2] == ["Dear Ann,\nthanks, I come\n\nBob", "Hello,\nyou"]
+    for text in ("It cost 1,000 each\nor more", "你好,世界\n再见,朋友\n完", "a,b\nc,d"):
+        content = PROSE + f'"{text}",ham\n'
+        assert labelled(tmp_path / "b.csv", content)[0]["text"].to_pylist()[-1] == text
+    excel = "text,label\r\n" + '"a,ham\nb,ham\nc",ham\r\n' * 2  # a break that ends no record
+    assert labelled(tmp_path / "c.csv", excel)[0].num_rows == 2
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
@@ -287,6 +292,8 @@ def test_a_plain_delimiter_is_found_out(tmp_path: Path, form: str, mark: str) ->
     content = content.replace("Good, bye.", "Bye.") if mark == "," and form == "tsv" else content
     found, faults = labelled(tmp_path / f"a.{form}", content)
     assert (found["label"].to_pylist(), faults) == (["x", "y"], [])
+    content = f'"text"{mark}"label"\n"Hello{mark} there"{mark}"x"\n'
+    assert labelled(tmp_path / f"b.{form}", content, quoted=True)[0]["label"].to_pylist() == ["x"]
 
 
 def test_a_delimiter_that_is_not_plain_is_named_by_the_setting(tmp_path: Path) -> None:

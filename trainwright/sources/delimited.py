@@ -8,10 +8,10 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,9 @@ WORDS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}  # del
 SAMPLE = 100  # records by which a delimiter is found out
 EXCEL = re.compile(r'^"?sep=([^\w\s"]|\t)"?[^\S\n\r]*(\r\n|\n|\r|$)', re.IGNORECASE)  # the first line of some exports
 LINE_END = re.compile(r"\r\n|\n|\r")
+THOUSANDS = re.compile(r"[0-9]{3}(?![0-9])")
+IN_PROSE = (",", ";", "|")  # delimiters that a text may hold, too
+CHANCE = 3  # lines of prose that all look like records are rarer than a run of records
 CLOSED = 50  # a column with more different values is not one of categories
 REPEATS = 4  # how often, on average, each value of such a column comes
 
@@ -41,11 +44,11 @@ REPEATS = 4  # how often, on average, each value of such a column comes
 class _Dialect:
     delimiter: str
     quoted: bool
+    line_end: str
     skipped: int = 0  # lines before the first record
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     """The cells of a record, and the lines on which it begins and ends."""
 
     begins: int
@@ -70,8 +73,8 @@ def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     given = not source.header or _is_header(first, source.header, file)
     records = _fitting(read_records if given else _chain(first, read_records), header, file, dialect)
     runs = _Runs(header, dialect)
-    if given:
-        runs.look([first])
+    if given and dialect.quoted:
+        runs.suspect(first)
     kinds = {name: [t for t in columns[name] if not pa.types.is_nested(t)] for name in header if name in columns}
     pieces: dict[str, list[pa.Array]] = {name: [] for name, kind in kinds.items() if kind}
     nameless: dict[int, list[int]] = {at: [] for at, name in enumerate(header) if not name.strip()}
@@ -117,15 +120,16 @@ def _chain(first: _Record, rest: Iterator[_Record]) -> Iterator[_Record]:
 def _dialect(text: str, source: Source, columns: Columns) -> _Dialect:
     """The delimiter that the source names, or else Excel's line `sep=;`, or else the one that plainly divides cells."""
     excel = EXCEL.match(text)
-    skipped = 1 if excel else 0
+    skipped, found = (1, excel[1]) if excel else (0, DELIMITERS[source.format])
+    line_end = LINE_END.search(text)
+    usual = _Dialect(source.delimiter or found, source.quoted, line_end[0] if line_end else "\n", skipped)
     if source.delimiter or excel:
-        return _Dialect(source.delimiter or (excel[1] if excel else ""), source.quoted, skipped)
-    usual = _Dialect(DELIMITERS[source.format], source.quoted)
-    width = len(source.header or []) or None
-    first = next(iter(_sample(text, usual, 1)), None)
-    if first is None or (len(first) == width if width else any(name in columns for name in first)):
         return usual
-    plain = [d for d in (_Dialect(mark, source.quoted) for mark in WORDS) if _divides(text, d, width)]
+    width = len(source.header or []) or None
+    first = next(iter(_sample(text, usual, 1)), [])
+    if len(first) == width if width else any(name in columns for name in first):
+        return usual
+    plain = [d for d in (replace(usual, delimiter=mark) for mark in WORDS) if _divides(text, d, width)]
     return plain[0] if len(plain) == 1 and usual not in plain else usual
 
 
@@ -252,28 +256,34 @@ class _Suspect:
 
 @dataclass
 class _Runs:
-    """The search for cells that hold a run of whole records, between a stray quote and another one far below.
+    """The search for cells that hold a run of whole records, between a stray quote and another one below.
 
     A cell of several lines is a text in most files. It is a run of records if its lines, taken as records, have the
-    header's number of cells, and if these look like those of other records: empty only where others are, one of the
-    column's values where the column has few, and without the space that follows a comma in prose.
+    header's number of cells, and if these look like those of other records: one of the column's values where the column
+    has few, empty only where others are, and without what commas have in prose: a space after them, or thousands. A
+    line break that does not end records, or an empty line, belongs to a text. In a file with such texts a short run
+    of lines may look like records by chance, so it takes more of them.
     """
 
     header: Sequence[str]
     dialect: _Dialect
     suspects: list[_Suspect] = field(default_factory=list)
-    count: int = 0  # records on one line each, from which the next two are
+    texts: int = 0  # cells of several lines that are no records
+    count: int = 0  # records that nothing is suspected of, from which the next two are
     values: dict[int, set[str]] = field(default_factory=dict)  # of columns with few of them
     blank: set[int] = field(default_factory=set)  # columns that may be empty
 
     def __post_init__(self) -> None:
         self.values = {at: set() for at in range(len(self.header))}
+        self.named = max(  # the least number of cells of a record
+            (at + 1 for at, name in enumerate(self.header) if name.strip()), default=0
+        )
 
     def look(self, records: Sequence[_Record]) -> None:
-        """Take in what a cell of each column may hold, and which cells may be runs."""
+        """Take in what the cells of each column hold, and which cells may be runs."""
         if not self.dialect.quoted:
             return
-        plain = [record.cells for record in records if record.begins == record.ends]
+        plain = [r.cells for r in records if r.begins == r.ends or not self.suspect(r)]
         self.count += len(plain)
         for at, cells in enumerate(zip(*plain, strict=True)):
             distinct = set(cells)
@@ -283,35 +293,41 @@ class _Runs:
                 self.values[at] |= distinct
                 if len(self.values[at]) > CLOSED:
                     del self.values[at]
-        for record in records:
-            if record.begins < record.ends:
-                self.suspects += self._suspected(record)
+
+    def suspect(self, record: _Record) -> bool:
+        """Keep the cells whose first and last lines, with what stands beside them, have as many cells as a record."""
+        begins, before = record.begins, len(self.suspects)
+        for at, cell in enumerate(record.cells):
+            breaks = LINE_END.findall(cell)
+            ends = begins + len(breaks)
+            if set(breaks) == {self.dialect.line_end}:
+                lines = [line.split(self.dialect.delimiter) for line in cell.split(self.dialect.line_end)]
+                if self._may_fit(at + len(lines[0])) and self._may_fit(len(lines[-1]) + len(record.cells) - at - 1):
+                    first, last = [*record.cells[:at], *lines[0]], [*lines[-1], *record.cells[at + 1 :]]
+                    if self._fits(first) and self._fits(last):
+                        self.suspects.append(_Suspect(at, begins, ends, [first, *lines[1:-1]]))
+            self.texts += bool(breaks)
+            begins = ends
+        return len(self.suspects) > before
 
     def refuse(self, file: str) -> None:
         """Raises InputError for the first cell that is a run of records."""
-        for suspect in self.suspects:
-            alike = sum(map(self._alike, suspect.records))
-            if 2 * alike >= len(suspect.records):
-                name = self.header[suspect.column]
-                reason = f"a quote opens here and closes on line {suspect.ends}, and the lines between are records"
-                remedy = (
-                    "If quotes are text in this file, write `source.quoted: false`. Otherwise mend the two quotes (one "
-                    'within quotes is written twice: ""), or take the line breaks out of the cell.'
-                )
-                raise InputError(Fault(file, reason, remedy, row=f"line {suspect.begins}", field=name))
+        alike = [sum(map(self._alike, suspect.records)) for suspect in self.suspects]
+        runs = [s for s, count in zip(self.suspects, alike, strict=True) if 2 * count >= len(s.records)]
+        if self.texts > len(runs) and self.dialect.delimiter in IN_PROSE:
+            runs = [s for s in runs if len(s.records) >= CHANCE and all(map(self._alike, s.records))]
+        if runs:
+            reason = f"a quote opens here and closes on line {runs[0].ends}, and the lines between are records"
+            remedy = (
+                "If quotes are text in this file, write `source.quoted: false`. Otherwise mend the two quotes (one "
+                'within quotes is written twice: ""), or take the line breaks out of the cell.'
+            )
+            name = self.header[runs[0].column]
+            raise InputError(Fault(file, reason, remedy, row=f"line {runs[0].begins}", field=name))
 
-    def _suspected(self, record: _Record) -> Iterator[_Suspect]:
-        """The cells of which the first and the last line, with what stands beside them, have a record's cells."""
-        begins = record.begins
-        for at, cell in enumerate(record.cells):
-            lines = [line.split(self.dialect.delimiter) for line in LINE_END.split(cell)]
-            ends = begins + len(lines) - 1
-            if len(lines) > 1:
-                first, last = [*record.cells[:at], *lines[0]], [*lines[-1], *record.cells[at + 1 :]]
-                if self._fits(first) and self._fits(last):
-                    inner = [parts for parts in lines[1:-1] if any(part.strip() for part in parts)]
-                    yield _Suspect(at, begins, ends, [first, *inner])
-            begins = ends
+    def _may_fit(self, cells: int) -> bool:
+        """Whether so many cells may be those of a record: asked first, so that no wide record is copied in vain."""
+        return cells >= self.named
 
     def _fits(self, cells: list[str]) -> bool:
         return _fitted(cells, self.header) is not None
@@ -319,16 +335,20 @@ class _Runs:
     def _alike(self, cells: list[str]) -> bool:
         """Whether the cells of a line look like those of the records around."""
         fitted = _fitted(cells, self.header)
-        if fitted is None:
-            return False
-        spaced = any(name.startswith(" ") for name in self.header[1:])
-        for at, cell in enumerate(fitted):
-            known = self.values.get(at)
-            if known and self.count >= REPEATS * len(known) and cell not in known:
-                return False
-            if (cell == "" and at not in self.blank) or (at and not spaced and cell.startswith(" ")):
-                return False
-        return True
+        if fitted is None or self.dialect.delimiter not in IN_PROSE:
+            return fitted is not None
+        return all(self._is_like(at, cell, fitted[at - 1]) for at, cell in enumerate(fitted))
+
+    def _is_like(self, at: int, cell: str, before: str) -> bool:
+        known = self.values.get(at)
+        if known and self.count >= REPEATS * max(len(known), CHANCE):
+            return cell in known
+        if cell == "":
+            return at in self.blank
+        spaced = cell[0] == " " and not any(name.startswith(" ") for name in self.header[1:])
+        numbers = before.strip().isdigit() and cell.strip().isdigit()
+        thousands = self.dialect.delimiter == "," and not numbers and before[-1:].isdigit() and THOUSANDS.match(cell)
+        return at == 0 or not (spaced or thousands)
 
 
 # What cells hold
