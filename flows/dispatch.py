@@ -72,7 +72,7 @@ def reproduce(
     name = stage.partition("@")[0]
     with _server() as api:
         served_by = running.labels.get(label, Label()).pool or pool.POOL
-        journey = _Journey(api, label, served_by, 60 * running.of(layout.pipeline).wait_minutes, say)
+        journey = _Journey(api, label, served_by, 60 * (running.of(layout.pipeline).wait_minutes or 0), say)
         deployment = journey.find_deployment()
         inputs = project.inputs(stage)
         lock = dvc_lock.of(project.entries([*dict.fromkeys(inputs.values()), stage]))

@@ -90,7 +90,17 @@ class Decision:
 class Retrain:
     """One tick of one pipeline of the checkout at `home`."""
 
-    def __init__(self, home: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]):
+    def __init__(
+        self,
+        home: Path,
+        name: str,
+        terminal: Terminal,
+        force: bool,
+        why: str,
+        changes: Mapping[str, str],
+        attended: bool = True,
+    ):
+        self.attended = attended  # whether a person waits for it
         self.home, self.name, self.terminal = home, name, terminal
         self.force, self.why, self.changes = force, why, changes
         self.began, self._start = datetime.now(UTC), time.monotonic()  # a clock may be set back meanwhile
@@ -156,7 +166,8 @@ class Retrain:
             for pipeline in what.chain(self.name):
                 bring_sources(space, what.pipelines[pipeline])
             told = override(space, self.name, self.changes) if self.changes else {}
-            what, self.running = operations.load(space.root / "params.yaml")
+            what, running = operations.load(space.root / "params.yaml")
+            self.running = running if self.attended else running.unattended()
             project = dvc.Project(space.root)
             self.reasons = self._reasons(space, what, project)
             if not self.reasons:
@@ -338,7 +349,7 @@ def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, s
         require_changeable(changes or {})
     except InputError as error:
         return _failed(str(error), told=False)
-    tick = Retrain(root, name, Terminal(), force, why, changes or {})
+    tick = Retrain(root, name, Terminal(), force, why, changes or {}, attended=False)
     return _told(tick, tick.run())
 
 

@@ -251,3 +251,13 @@ def test_errors_show_urls_without_what_may_be_secret() -> None:
     error = MachineryError("fatal: unable to access 'https://ada:s3cret@example.org/x.git?token=s3cret': no")
     assert str(error) == "fatal: unable to access 'https://example.org/x.git?…': no"
     assert str(MachineryError("https://example.org/x is away. Is it?")) == "https://example.org/x is away. Is it?"
+
+
+def test_a_scheduled_run_waits_an_hour_for_a_worker_and_one_by_hand_does_not(tmp_path: Path) -> None:
+    data = YAML(typ="safe").load(GOOD)
+    data["pipelines"] = dict.fromkeys(("one", "two", "three"), data["pipelines"]["sample-qa"])
+    data["operations"] = {"one": {"wait_minutes": 0}, "two": {"wait_minutes": 5.0}}
+    (tmp_path / "params.yaml").write_text(json.dumps(data))
+    _, running = operations.load(tmp_path / "params.yaml")
+    assert [running.of(name).wait_minutes for name in data["pipelines"]] == [0, 5, None]
+    assert [running.unattended().of(name).wait_minutes for name in data["pipelines"]] == [0, 5, 60]

@@ -23,6 +23,7 @@ LABEL = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 # value to Prefect's.
 CRON = re.compile(r"(\*|(\d{1,2}|[a-z]{3})-(?!\2(/|$))(\d{1,2}|[a-z]{3}))(/\d+)?|\d{1,2}|[a-z]{3}", re.IGNORECASE)
 OWN = ("trainwright", "stage")  # what the pool of workers of ours is called, and what it runs
+WAIT_MINUTES = 60.0
 RETRAIN = "retrain"  # the label of the workers that run what schedules start
 Event = Literal["published", "refused", "failed", "waiting"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -113,7 +114,8 @@ class Operations(Section):
     """How one pipeline is run: a section a stage, and when it is retrained, where, and what publishes it.
 
     `dispatch` here goes before the one of the whole file. `wait_minutes` is how long a stage waits for a worker of its
-    label: 0 makes a label that nobody serves an error within a minute.
+    label. Null waits an hour in a run that the server starts, since a machine may be starting again, and not at all in
+    one that a person starts. Without a wait a label that nobody serves is an error within a minute.
     """
 
     ingestion: Operation = Operation()
@@ -126,7 +128,7 @@ class Operations(Section):
     postprocessing: Operation = Operation()
     report: Operation = Operation()
     dispatch: dict[Stage, str] = Field(default_factory=dict)
-    wait_minutes: Annotated[float, Field(ge=0)] = 0.0
+    wait_minutes: Annotated[float, Field(ge=0)] | None = None
     schedule: Schedule | None = None
     publication: Publication = Publication()
     retention: Retention | None = None
@@ -193,6 +195,13 @@ class Running(Section):
     def of(self, pipeline: str) -> Operations:
         """How `pipeline` is run; by the defaults where params.yaml says nothing."""
         return self.operations.get(pipeline, Operations())
+
+    def unattended(self) -> "Running":
+        """Return it with WAIT_MINUTES as the wait for a worker where none is set: nobody waits for the run itself."""
+        waits = {"wait_minutes": WAIT_MINUTES}
+        found = {name: self.of(name) for name in {*self.pipelines, *self.operations}}
+        patient = {n: how.model_copy(update=waits) if how.wait_minutes is None else how for n, how in found.items()}
+        return self.model_copy(update={"operations": patient})
 
     def label(self, pipeline: str, stage: str) -> str | None:
         """The label of the workers that run a stage of dvc.yaml (without its pipeline); None where it runs here."""
