@@ -128,9 +128,19 @@ def _for_work(command: Add) -> None:
     """What a person at work on a pipeline calls."""
     check = command("check", _check, "say whether a pipeline could run, what would run and why")
     check.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all")
-    add = command("add", _add, "add a ready pipeline from recipes/ to params.yaml")
-    add.add_argument("recipe", metavar="RECIPE", help="a file of recipes/, without .yaml, or a folder there: a group")
-    add.add_argument("--name", metavar="NAME", help="call the pipeline so; without it, as the recipe does")
+    add = command("add", _add, "add a pipeline to params.yaml: a recipe, or one for a file of yours")
+    add.usage = "%(prog)s RECIPE, or --from FILE --task TASK"
+    add.add_argument("recipe", nargs="?", metavar="RECIPE", help="a file of recipes/, without .yaml, or a folder there")
+    add.add_argument("--from", dest="file", metavar="FILE", type=Path, help="propose a pipeline for this file")
+    add.add_argument("--task", metavar="TASK", help="what to learn from FILE: classification, qa, ner, …")
+    add.add_argument("--name", metavar="NAME", help="the pipeline's name; without it, the recipe's or the file's")
+    add.add_argument(
+        "--column", action="append", default=[], metavar="OURS=THEIRS", help="a column of FILE: text=review"
+    )
+    add.add_argument("--format", metavar="FORMAT", help="the format of FILE, where its name does not say it")
+    add.add_argument("--header", metavar="NAMES", help="names of FILE's columns, by commas, if its first line has none")
+    add.add_argument("--delimiter", metavar="CHARACTER", help="what divides the cells of FILE")
+    add.add_argument("--language", metavar="CODE", help="the language of FILE, such as en")
     refresh = command("refresh", _refresh, "read the source and the base model again and move their pins")
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
@@ -239,7 +249,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
+    file = arguments.file and arguments.file.expanduser().resolve()
+    if bool(file) == bool(arguments.recipe) or (file and not arguments.task):
+        reason = "it takes a recipe, or a file with its task"
+        remedy = "`trainwright add squad`, or `trainwright add --from FILE --task classification`."
+        raise InputError(Fault("trainwright add", reason, remedy))
     root = _root()
+    if file:
+        return _add_file(root, file, arguments)
     from flows import recipes
 
     added = recipes.add(root, arguments.recipe, arguments.name)
@@ -247,6 +264,21 @@ def _add(arguments: argparse.Namespace) -> int:
     _say(
         f"params.yaml has {are} {', '.join(added)} now. Next: trainwright check {added[0]}, trainwright run {added[0]}"
     )
+    return 0
+
+
+def _add_file(root: Path, file: Path, arguments: argparse.Namespace) -> int:
+    from flows import proposal
+
+    header = tuple(arguments.header.split(",")) if arguments.header else ()
+    wish = proposal.Wish(
+        file, arguments.task, arguments.name, arguments.format, tuple(arguments.column), header,
+        arguments.delimiter, arguments.language,
+    )  # fmt: skip
+    name, lines = proposal.add(root, wish)
+    for line in lines:
+        _say(line)
+    _say(f"Next: trainwright check {name}, then trainwright run {name}. To change what it does, edit params.yaml.")
     return 0
 
 

@@ -15,6 +15,7 @@ from trainwright.core.params import Pipeline, Source
 from trainwright.gates.promises import Checked, Promise
 from trainwright.rows import tables
 from trainwright.sources import opening
+from trainwright.sources.records import Columns
 
 WHOLE = 200_000_000  # bytes of a source that are read whole
 HEAD = 20_000_000  # bytes that are read of a larger one
@@ -36,8 +37,7 @@ def check_rows(params: Pipeline, root: Path, size: int, say: Say) -> None:
         say(f"rows         not read: {size / 1e9:.1f} GB of format {params.source.format} cannot be read in part")
         return
     task = tasks.load(params.task, "rows")
-    with _readable(params.source, root, size) as (source, folder, whole):
-        table = sources.read(source, folder, task.COLUMNS)
+    table, whole = read(params.source, root, size, task.COLUMNS)
     rows, faults = task.from_source(table, params.source.uri)
     part = "" if whole else f"of the first {HEAD / 1e6:.0f} MB "
     say(f"rows         {part}{table.num_rows:,} read, {len(rows):,} can be used, {len(faults):,} go to quarantine")
@@ -57,6 +57,15 @@ def check_rows(params: Pipeline, root: Path, size: int, say: Say) -> None:
         raise RefusedError("\n  ".join(failed))
 
 
+def read(source: Source, root: Path, size: int, columns: Columns) -> tuple[pa.Table, bool]:
+    """The rows of a source of `size` bytes, and whether they are all: of a large one the first are read.
+
+    Raises InputError as `sources.read` does.
+    """
+    with _readable(source, root, size) as (readable, folder, whole):
+        return sources.read(readable, folder, columns), whole
+
+
 def _can_be_cut(source: Source) -> bool:
     return source.format in BY_LINE and not source.stream
 
@@ -64,7 +73,7 @@ def _can_be_cut(source: Source) -> bool:
 @contextmanager
 def _readable(source: Source, root: Path, size: int) -> Iterator[tuple[Source, Path, bool]]:
     """The source to read, the folder it is read from, and whether that is all of it."""
-    if size <= WHOLE:
+    if size <= WHOLE or not _can_be_cut(source):
         yield source, root, True
         return
     with tempfile.TemporaryDirectory() as folder:
