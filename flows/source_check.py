@@ -51,7 +51,7 @@ def check_rows(params: Pipeline, root: Path, size: int, say: Say) -> None:
     if not whole:
         return
     taken = min(len(rows), params.ingestion.limit or len(rows))
-    tables.require_rows(len(rows), taken, params.source.uri)
+    tables.require_rows(len(rows), taken, params.source)
     failed = [*_ingestion_gate(params, rows, len(faults)), *_splitting_gate(params, taken)]
     if failed:
         raise RefusedError("\n  ".join(failed))

@@ -52,7 +52,7 @@ def main(run: process.Run) -> None:
     taken = ingestion(rows, run.params.ingestion.limit, task.IDENTITY)
     with layout.writing(run.layout.stage("ingestion")) as folder:
         process.quarantine(run, "ingestion", faults, table.num_rows, folder)
-        tables.require_rows(len(rows), len(taken), source.uri)
+        tables.require_rows(len(rows), len(taken), source)
         tables.write(taken.drop_columns("place"), folder / "rows.parquet")
         tables.write(taken.select(["id", "place"]), folder / "places.parquet")
     limited = f", {len(taken):,} taken (limit)" if len(taken) < len(rows) else ""

@@ -32,6 +32,8 @@ from trainwright.core.yaml_file import faults, parse_yaml, read_yaml
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 NOTHING = "none"  # what `after` says where a pipeline waits for no other
+LONGEST_NAME = 64  # characters; names of pipelines become parts of file names, tags and branches
+LONGEST_FILE_NAME = 255  # bytes, on Linux and macOS
 SHARE = Annotated[float, Field(ge=0, le=1)]
 POSITIVE = Annotated[int, Field(gt=0)]
 NATURAL = Annotated[int, Field(ge=0)]
@@ -51,6 +53,13 @@ def public(uri: str) -> str:
             "in files and messages; keep credentials in the environment or in a credential helper"
         )
     return uri
+
+
+def short(path: str) -> str:
+    """The path as it is. Raises ValueError for one that no file system has."""
+    if any(len(part.encode(errors="surrogatepass")) > LONGEST_FILE_NAME for part in path.split("/")):
+        raise ValueError(f"a file name may have {LONGEST_FILE_NAME} bytes at most")
+    return path
 
 
 class Stream(Section):
@@ -78,6 +87,8 @@ class Source(Section):
     `splits` maps declared splits to files or Hub splits (`{train: train.csv, validation: dev.csv}`).
     `stream` says that a plain text is contiguous, and how it is divided (files of declared splits are not); its rows
     are to be left as they are: `cleaning: {whitespace: false, duplicates: false}`, no `augmentation.typing_noise`.
+    `documents` says what ends a document of a plain text without `stream`: blank lines, or each line end.
+    `max_unpacked_gb` is the most that a packed or Parquet file may unpack to, in GB (10^9 bytes).
     `separator` parts a text where a task wants a list ("a|b" in a cell of CSV, which knows no lists).
     `tags` is the scheme of a source's tags: `auto` finds it out, `repair` is BIO where an I- without B- begins one.
     `header` names the columns of a CSV or TSV file that begins without a line of names. `delimiter` is the character
@@ -92,6 +103,8 @@ class Source(Section):
     columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
     splits: dict[Literal["train", "validation", "test"], str] = {}
     stream: Stream | None = None
+    documents: Literal["blank-lines", "lines"] = "blank-lines"
+    max_unpacked_gb: Annotated[float, Field(gt=0)] = 4.0
     separator: Annotated[str, Field(min_length=1)] | None = None
     licence: str = "unknown"
     tags: Literal["auto", "bio", "iob1", "bioes", "repair"] = "auto"
@@ -117,11 +130,16 @@ class Source(Section):
     def _public(cls, value: str | None) -> str | None:
         return value and public(value)
 
+    @field_validator("uri")
+    @classmethod
+    def _short(cls, value: str) -> str:
+        return short(value)
+
     @field_validator("splits")
     @classmethod
     def _all_public(cls, value: dict[Any, str]) -> dict[Any, str]:
         for file in value.values():
-            public(file)
+            short(public(file))
         return value
 
     @model_validator(mode="after")
@@ -135,6 +153,8 @@ class Source(Section):
     def _streams_are_text(self) -> "Source":
         if self.stream and self.format != "text":
             raise ValueError(f"`stream` is for format: text; a source of format {self.format} has rows")
+        if self.documents == "lines" and (self.format != "text" or self.stream):
+            raise ValueError("`documents: lines` is for format: text without `stream`")
         return self
 
 
@@ -401,7 +421,7 @@ class Pipeline(Section):
     @classmethod
     def _known_base(cls, value: str | FromScratch) -> str | FromScratch:
         known = r"^(package:[A-Za-z0-9_.-]+|folder:.+|hub:[\w./-]+@[0-9a-f]{7,40}|pipeline:[a-z][a-z0-9-]*)$"
-        if isinstance(value, str) and not re.match(known, value):
+        if isinstance(value, str) and not re.fullmatch(known, value):
             raise ValueError(
                 "must be package:NAME, folder:PATH, hub:OWNER/NAME@COMMIT (pin the commit), pipeline:NAME (another "
                 "pipeline's model) or a section `scratch:`"
@@ -476,7 +496,10 @@ class Params(Section):
 def check_name(name: str) -> None:
     """Raises ValueError where no pipeline may be called `name`."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"pipeline name {name!r} must be lower-case words joined by hyphens")
+        raise ValueError(f"pipeline name {name[:LONGEST_NAME]!r} must be lower-case words joined by hyphens")
+    if len(name) > LONGEST_NAME:
+        reason = f"pipeline name {name[:LONGEST_NAME]!r}… has {len(name)} characters; {LONGEST_NAME} are allowed"
+        raise ValueError(f"{reason}: it becomes part of file names and tags")
     if name == NOTHING:
         raise ValueError(f"no pipeline may be called {NOTHING!r}: that is what `after` says where it waits for none")
 

@@ -66,6 +66,14 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.unify_dictionaries().chunks) if column.num_chunks else pa.array([], column.type)
 
 
+def decoded(table: pa.Table, kept: str = "") -> pa.Table:
+    """The table with dictionary-encoded columns (categorical ones of pandas, say) as plain ones, all but `kept`."""
+    for at, column in enumerate(table.schema):
+        if column.name != kept and pa.types.is_dictionary(column.type):
+            table = table.set_column(at, column.name, table.column(at).cast(column.type.value_type))
+    return table
+
+
 def as_text(table: pa.Table, name: str) -> pa.Array:
     """A column as text, null where the source has none."""
     if name not in table.column_names:

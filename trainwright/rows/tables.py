@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.core.params import Source
 
 COMMON = (
     pa.field("id", pa.string(), nullable=False),
@@ -54,12 +55,15 @@ def count(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
-def require_rows(found: int, taken: int, file: str) -> None:
+def require_rows(found: int, taken: int, source: Source) -> None:
     """Raises InputError where there are fewer rows than splits: whatever the shares, one of them would be empty."""
     least = len(SPLITS)
     if found < least:
         reason = f"only {found} {'row' if found == 1 else 'rows'} of it can be used"
-        raise InputError(Fault(file, reason, f"Give at least {least}, one each to train on, to validate and to test."))
+        remedy = f"Give at least {least}, one each to train on, to validate and to test."
+        if source.format == "text" and source.documents == "blank-lines" and not source.stream:
+            remedy += " Blank lines part documents; if each line is one, set `source.documents: lines`."
+        raise InputError(Fault(source.uri, reason, remedy))
     if taken < least:
         reason = f"a limit of {taken} leaves a split without a row"
         raise InputError(Fault("params.yaml", reason, f"Raise it to {least} or more.", field="ingestion.limit"))

@@ -12,6 +12,8 @@ is for the task's `from_source` to say.
 """
 
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +25,10 @@ import pyarrow.compute as pc
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.core.params import Source
 from trainwright.sources import conll, delimited, hub, jsonl, parquet, squad, text
-from trainwright.sources.records import Columns, Records, flagged, listed
+from trainwright.sources.opening import GB
+from trainwright.sources.records import Columns, Records, described, flagged, listed
 
-READERS: Mapping[str, Callable[[Path, str, Columns], Records]] = {
+READERS: Mapping[str, Callable[[Path, str, Columns, Source], Records]] = {
     "squad": squad.read,
     "jsonl": jsonl.read,
     "parquet": parquet.read,
@@ -44,6 +47,8 @@ HIDDEN = (".", "~$")  # how names begin that macOS, editors and Office leave bes
 TEXT = (pa.string(),)
 FLAG = (pa.string(), pa.int64(), pa.bool_())
 FLAGGED = "labels"  # several columns mapped to it hold 0 or 1 each, and are labels by their names
+SPECIAL = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+LONGEST = 2**31 - 1  # bytes of a column
 PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string())])
 
 
@@ -61,15 +66,41 @@ def read(source: Source, root: Path, columns: Columns) -> pa.Table:
 
     Raises InputError where the source cannot be read or holds no rows, and MachineryError where a server fails.
     """
-    pieces = [table for _, table in read_files(source, root, columns)]
-    try:
-        whole = pa.concat_tables(pieces, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        reason = f"the files differ in the type of a column ({str(error).splitlines()[0]})"
-        raise InputError(Fault(source.uri, reason, "Give the column one type in all of them.")) from None
+    pieces = dict(read_files(source, root, columns))
+    _require_alike(pieces)
+    whole = pa.concat_tables(pieces.values(), promote_options="permissive")
+    _require_short(whole, source.uri)
+    for at, name in enumerate(whole.column_names):
+        if pa.types.is_null(whole.schema.field(name).type) and name in columns:
+            whole = whole.set_column(at, name, pa.nulls(whole.num_rows, columns[name][0]))
     if whole.num_rows == 0:
         raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
     return whole
+
+
+def _require_alike(pieces: Mapping[str, pa.Table]) -> None:
+    """Raises InputError if files differ in the type of a column. One without values has no type."""
+    first: dict[str, tuple[str, pa.DataType]] = {}
+    for file, table in pieces.items():
+        for name in table.column_names:
+            kind = table.schema.field(name).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if pa.types.is_null(kind):
+                continue
+            other, known = first.setdefault(name, (file, kind))
+            if known != kind:
+                reason = f"the column holds {described(kind)} here, and {described(known)} in {other}"
+                raise InputError(Fault(file, reason, "Give the column one type in all files.", field=name))
+
+
+def _require_short(table: pa.Table, file: str) -> None:
+    """Raises InputError if a column has more text than Arrow's 32-bit offsets reach."""
+    for name in table.column_names:
+        column = table.column(name)
+        if not pa.types.is_dictionary(column.type) and column.nbytes > LONGEST:
+            reason = f"the column holds {column.nbytes / GB:.1f} GB, and at most {LONGEST / GB:.1f} GB can be read"
+            remedy = "Divide the source among pipelines, or shorten the texts."
+            raise InputError(Fault(file, reason, remedy, field=name))
 
 
 def read_files(source: Source, root: Path, columns: Columns) -> Iterator[tuple[str, pa.Table]]:
@@ -112,10 +143,10 @@ def _types(source: Source, columns: Columns, ours: str) -> Sequence[pa.DataType]
 
 def _records(source: Source, file: File, wanted: Columns) -> Records:
     if source.format == "text":
-        return text.read(file.path, file.name, wanted, source.stream, file.split)
+        return text.read(file.path, file.name, wanted, source, file.split)
     if source.format in delimited.DELIMITERS:
         return delimited.read(file.path, file.name, wanted, source)
-    return READERS[source.format](file.path, file.name, wanted)
+    return READERS[source.format](file.path, file.name, wanted, source)
 
 
 def files(source: Source, root: Path) -> list[File]:
@@ -136,7 +167,9 @@ def files(source: Source, root: Path) -> list[File]:
 
 def _in_folder(source: Source, folder: Path) -> list[File]:
     if source.splits:
-        return [_existing(name, folder / name, split) for split, name in source.splits.items()]
+        declared = [_existing(name, folder / name, split) for split, name in source.splits.items()]
+        _require_different(declared)
+        return declared
     suffixes = SUFFIXES[source.format]
     names = (path.name for path in folder.iterdir() if not path.name.startswith(HIDDEN))
     found = sorted(name for name in names if name.lower().endswith(suffixes))
@@ -146,10 +179,28 @@ def _in_folder(source: Source, folder: Path) -> list[File]:
     return [_existing(name, folder / name, None) for name in found]
 
 
+def _require_different(declared: list[File]) -> None:
+    """Raises InputError if two splits are one file, whatever its names."""
+    seen: dict[tuple[int, int], File] = {}
+    for file in declared:
+        known = file.path.stat()
+        other = seen.setdefault((known.st_dev, known.st_ino), file)
+        if other is not file:
+            reason = f"the splits {other.split} and {file.split} are one file"
+            raise InputError(Fault(file.name, reason, "Name another file for one of them.", field="source.splits"))
+
+
 def _existing(name: str, path: Path, split: str | None) -> File:
+    """A file that is there, and can be read without waiting. Raises InputError for a folder, a pipe or a device."""
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        shown = os.fsencode(name).decode("utf-8", errors="backslashreplace")
+        raise InputError(Fault(shown, "the name of the file is not UTF-8", "Rename the file."))
     if path.is_dir() or (path.is_symlink() and not path.exists()):
         reason = "it is a folder" if path.is_dir() else "it is a link to nothing"
         raise InputError(Fault(name, reason, "Take it out of the folder, or name the files one by one in `splits`."))
+    if path.exists() and not path.is_file():
+        kind = SPECIAL.get(stat.S_IFMT(path.stat().st_mode), "no plain file")
+        raise InputError(Fault(name, f"it is {kind}, not a file", "Write its content to a file, and name that."))
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         remedy = nearest(path.name, beside) if beside else f"There is no folder {path.parent} either."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from trainwright.core.params import Source
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import Columns, Records
 
@@ -25,12 +26,12 @@ class _Sentence:
     problem: str = ""
 
 
-def read(path: Path, file: str, columns: Columns) -> Records:
+def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     """One row a sentence: `tokens`, `tags` (a null tag where a line has none) and `group`, its document, if any.
 
     A line with more than two columns, or without a token, is the row's problem; `place` is the sentence's first line.
     """
-    sentences = list(_sentences(read_text(path, file)))
+    sentences = list(_sentences(read_text(path, file, source.max_unpacked_gb)))
     records = Records({}, [f"line {sentence.line}" for sentence in sentences], ["tokens", "tags"])
     words = pa.list_(pa.string())
     data = {
@@ -66,7 +67,7 @@ def _sentences(text: str) -> Iterator[_Sentence]:
 
 
 def _add(sentence: _Sentence, cells: list[str], number: int) -> None:
-    if len(cells) > 2 or not cells[0].strip():
+    if len(cells) > 2 or not cells or not cells[0].strip():
         what = f"{len(cells)} columns" if len(cells) > 2 else "no token"
         sentence.problem = sentence.problem or f"line {number} has {what}, where a token and its tag should stand"
         return

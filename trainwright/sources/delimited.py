@@ -63,7 +63,7 @@ def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     without content. Raises InputError, with the line, for a record that has more or fewer cells than the header, a
     quote that is never closed or closes records later, or a header that names a column twice.
     """
-    text = read_text(path, file)
+    text = read_text(path, file, source.max_unpacked_gb)
     dialect = _dialect(text, source, columns)
     read_records = _records(text, file, dialect)
     first = next(read_records, None)

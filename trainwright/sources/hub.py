@@ -16,7 +16,7 @@ from trainwright.core.errors import Fault, InputError, MachineryError, nearest
 from trainwright.core.params import Source
 from trainwright.rows.tables import BATCH, SPLITS
 from trainwright.sources.parquet import numbered
-from trainwright.sources.records import Columns, Records, conformed
+from trainwright.sources.records import Columns, Records, conformed, repeated
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
@@ -131,6 +131,9 @@ def _declared(source: Source, names: list[str]) -> dict[str, str | None]:
                 raise InputError(
                     Fault(source.uri, f"there is no split {name!r}", nearest(name, names), field="source.splits")
                 )
+        if twice := repeated(source.splits.values()):
+            reason, remedy = f"two splits are {twice!r}", "Name another for one of them."
+            raise InputError(Fault(source.uri, reason, remedy, field="source.splits"))
         return {name: ours for ours, name in source.splits.items()}
     if len(names) == 1:
         return {names[0]: None}

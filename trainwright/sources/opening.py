@@ -6,10 +6,13 @@ form that is no text is named.
 
 import gzip
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from trainwright.core.errors import Fault, InputError
 
@@ -31,18 +34,26 @@ BINARY: Mapping[bytes, str] = {
     b"\x89HDF": "an HDF5 file",
 }
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+GB = 10**9
+# zipfile raises all of these for archives that are damaged or packed in a way that it doesn't know.
+DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
+    OverflowError,
+)  # fmt: skip
+CHUNK = 1 << 20
 
 
-def read_bytes(path: Path, file: str) -> bytes:
+def read_bytes(path: Path, file: str, most_gb: float) -> bytes:
     """The bytes of a file, unpacked if it is a gzip file or a zip file with one member.
 
-    Raises InputError for a cut or broken archive, for a zip file with several members, and for one of another kind.
+    Raises InputError for a cut or broken archive, for one that unpacks to more than `most_gb` GB, for a zip file with
+    several members, and for an archive of another kind.
     """
     raw = path.read_bytes()
     if raw.startswith(ZIP):
-        raw = _unzipped(raw, file)
+        raw = _unzipped(raw, file, most_gb)
     elif raw.startswith(GZIP) or path.suffix.lower() == ".gz":
-        raw = _gunzipped(raw, file)
+        raw = _gunzipped(raw, file, most_gb)
     if kind := _kind(raw, PACKED):
         raise InputError(Fault(file, f"it is {kind}", "Unpack it, or pack it with gzip."))
     return raw
@@ -54,16 +65,35 @@ def is_packed(path: Path) -> bool:
         return file.read(len(ZIP)).startswith((GZIP, ZIP))
 
 
-def _gunzipped(raw: bytes, file: str) -> bytes:
+def _at_most(packed: IO[bytes] | gzip.GzipFile, file: str, most_gb: float) -> bytes:
+    """What an archive unpacks to. Raises InputError as soon as that is more than `most_gb` GB."""
+    pieces, size = [], 0
+    while piece := packed.read(CHUNK):
+        pieces.append(piece)
+        size += len(piece)
+        require_size(size, file, most_gb)
+    return b"".join(pieces)
+
+
+def require_size(size: int, file: str, most_gb: float) -> None:
+    """Raises InputError if a file unpacks to more bytes than `source.max_unpacked_gb` allows."""
+    if size > most_gb * GB:
+        reason = f"it unpacks to more than {most_gb:g} GB"
+        remedy = "If it is meant to, raise `source.max_unpacked_gb`."
+        raise InputError(Fault(file, reason, remedy, field="source.max_unpacked_gb"))
+
+
+def _gunzipped(raw: bytes, file: str, most_gb: float) -> bytes:
     try:
-        return gzip.decompress(raw)
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as packed:
+            return _at_most(packed, file, most_gb)
     except EOFError:
         raise InputError(Fault(file, "the gzip file is cut off", "Fetch the file again, whole.")) from None
     except (gzip.BadGzipFile, zlib.error):
         raise InputError(Fault(file, "not a whole gzip file", "Fetch it again, or mend its name.")) from None
 
 
-def _unzipped(raw: bytes, file: str) -> bytes:
+def _unzipped(raw: bytes, file: str, most_gb: float) -> bytes:
     """The one member of a zip file; folders and hidden files, which macOS adds, are none."""
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
@@ -75,10 +105,15 @@ def _unzipped(raw: bytes, file: str) -> bytes:
                 names = ", ".join(repr(info.filename) for info in members[:5]) + (", …" if len(members) > 5 else "")
                 reason = f"the zip file holds {len(members)} files ({names})" if members else "the zip file is empty"
                 raise InputError(Fault(file, reason, "Unpack it, and name the file or the folder to read."))
-            return archive.read(members[0])
+            with archive.open(members[0]) as member:
+                return _at_most(member, file, most_gb)
+    except NotImplementedError:
+        raise InputError(
+            Fault(file, "the zip file is packed in an unknown way", "Unpack it, or pack it with gzip.")
+        ) from None
     except RuntimeError:  # zipfile's way to say that it wants a password
         raise InputError(Fault(file, "the zip file is encrypted", "Unpack it, and name what was in it.")) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGED_ZIP as error:
         reason = f"not a whole zip file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         raise InputError(Fault(file, reason, "Fetch the file again, or unpack it.")) from None
 
@@ -92,9 +127,9 @@ def _kind(raw: bytes, kinds: Mapping[bytes, str]) -> str:
     return next((kind for magic, kind in kinds.items() if raw.startswith(magic)), "")
 
 
-def read_text(path: Path, file: str) -> str:
+def read_text(path: Path, file: str, most_gb: float) -> str:
     """The text of a UTF-8 file, a byte order mark left off. Raises InputError with the position of a wrong byte."""
-    raw = read_bytes(path, file)
+    raw = read_bytes(path, file, most_gb)
     if kind := _kind(raw, BINARY):
         raise InputError(Fault(file, f"it is {kind}, not text", "Mend its name and `format`, or save it as text."))
     if raw.startswith(UTF_16):

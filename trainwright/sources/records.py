@@ -18,6 +18,8 @@ WORDS = {str: "text", bool: "true or false", int: "a number", float: "a number",
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NOT_WHOLE = ("is NaN or infinity, not a whole number", "is a number with a fraction, not a whole number")
 """Why a float is no whole number, indexed by whether it is finite."""
+UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError, OverflowError)
+"""What Arrow raises for values that a type cannot hold."""
 
 
 @dataclass
@@ -35,6 +37,11 @@ class Records:
             self.problems.setdefault(row, (name, reason))
 
 
+def chunks(column: Any) -> list[pa.Array]:
+    """The pieces of a column; Arrow makes several where its texts are too long for one."""
+    return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]
+
+
 def repeated(names: Iterable[str]) -> str | None:
     """The first name that comes a second time; None if each comes once."""
     seen: set[str] = set()
@@ -46,29 +53,36 @@ def repeated(names: Iterable[str]) -> str | None:
 
 
 def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array, dict[int, str]]:
-    """Values as parsed from JSON as one column of the first type that fits its first value.
+    """Values as parsed from JSON as one column of the first type that fits its first value; of the type null where
+    there is no value.
 
     Values of another type become null; the second result says of each, by its index, what is wrong.
     """
     first = next((value for value in values if value is not None), None)
-    kind = next((t for t in types if first is None or _wrong(first, t) is None), types[0])
+    if first is None:
+        return pa.nulls(len(values)), {}
+    kind = next((t for t in types if _wrong(first, t) is None), types[0])
     try:
-        if _convertible(kind, set(map(type, values))):
+        if all(_convertible(value, kind) for value in values):
             return _array(values, kind), {}
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+    except UNFIT:
         pass  # some value does not fit: find which
     reasons = {row: reason for row, value in enumerate(values) if value is not None and (reason := _wrong(value, kind))}
     return _array([None if row in reasons else value for row, value in enumerate(values)], kind), reasons
 
 
-def _convertible(kind: pa.DataType, types: set[type]) -> bool:
-    """Whether Arrow may be left to say which values do not fit: it takes true for 1 or 1.0 and a text for the list of
-    its characters."""
-    if pa.types.is_integer(kind):
-        return types <= {int, float, type(None)}
-    if pa.types.is_floating(kind):
-        return bool not in types
-    return not pa.types.is_list(kind) or str not in types
+def _convertible(value: Any, kind: pa.DataType) -> bool:
+    """Whether Arrow may be left to say if a value fits: it takes true for 1 or 1.0, a text for the list of its
+    characters and a list for an object."""
+    if value is None:
+        return True
+    if pa.types.is_list(kind):
+        return isinstance(value, list) and all(_convertible(inner, kind.value_type) for inner in value)
+    if pa.types.is_struct(kind):
+        return isinstance(value, dict) and all(_convertible(value.get(field.name), field.type) for field in kind)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return type(value) in (int, float)
+    return True
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -98,15 +112,15 @@ def _floating(kind: pa.DataType) -> pa.DataType:
 def _wrong(value: Any, kind: pa.DataType) -> str | None:
     """Why a value is not of type `kind`; None where it is."""
     try:
-        if not _convertible(kind, {type(value)}):
-            return f"is {WORDS[type(value)]}, not {described(kind)}"
+        if not _convertible(value, kind):
+            raise pa.ArrowTypeError(kind)
         _array([value], kind)
     except UnicodeEncodeError as error:
         return f"holds half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which is no character"
     except OverflowError:
         return "is a number too large"
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        if pa.types.is_nested(kind):
+    except UNFIT:
+        if pa.types.is_nested(kind) and isinstance(value, (list, dict)):
             return f"does not have the form {described(kind)}"
         whole = isinstance(value, float) and pa.types.is_integer(kind)
         return NOT_WHOLE[math.isfinite(value)] if whole else f"is {WORDS[type(value)]}, not {described(kind)}"
@@ -133,6 +147,8 @@ def conformed(column: Any, types: Sequence[pa.DataType], file: str, name: str) -
     """
     encoded = pa.types.is_dictionary(column.type)
     held = column.type.value_type if encoded else column.type
+    if pa.types.is_null(held):
+        return pa.nulls(len(column))  # decides nothing: other files may hold values
     for kind in types:
         if _alike(held, kind):
             try:

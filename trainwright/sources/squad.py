@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from trainwright.core.errors import Fault, InputError
+from trainwright.core.params import Source
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import WORDS, Columns, Records, typed
 from trainwright.sources.strict_json import parse
@@ -14,7 +15,7 @@ from trainwright.sources.strict_json import parse
 FORM = "SQuAD JSON is {data: [{title, paragraphs: [{context, qas: [{id, question, answers}]}]}]}."
 
 
-def read(path: Path, file: str, columns: Columns) -> Records:
+def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     """One row a question. Contexts are dictionary-encoded: each is held once, whatever its questions.
 
     Raises InputError where the file is not JSON of SQuAD's form above the level of questions. A question without
@@ -25,7 +26,7 @@ def read(path: Path, file: str, columns: Columns) -> Records:
     owners: list[int] = []
     places: list[str] = []
     questions: list[dict[str, Any]] = []
-    for title, paragraph, place in _paragraphs(parse(read_text(path, file), file), file):
+    for title, paragraph, place in _paragraphs(parse(read_text(path, file, source.max_unpacked_gb), file), file):
         for k, question in enumerate(_get(paragraph, "qas", list, place, file)):
             places.append(f"{place}.qas[{k}]")
             questions.append(_object(question, places[-1], file))

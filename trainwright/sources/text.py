@@ -1,4 +1,4 @@
-"""Plain text, UTF-8, plain or packed with gzip: documents apart by blank lines, or one contiguous stream.
+"""Plain text, UTF-8, plain or packed: documents apart by blank lines, one on each line, or one contiguous stream.
 
 Documents are rows with the column `text`. A stream is one text from end to end: it is cut by position into its
 train, validation and test parts, in this order and to the character, and each part into rows of about PIECE
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from trainwright.core.params import Stream
+from trainwright.core.params import Source, Stream
 from trainwright.sources.opening import read_text
 from trainwright.sources.records import Columns, Records
 
@@ -21,13 +21,14 @@ PIECE = 1_000
 BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 
 
-def read(path: Path, file: str, columns: Columns, stream: Stream | None = None, split: str | None = None) -> Records:
-    """The documents of a file, or with `stream` its one text; `split` is the one that is declared for the file.
+def read(path: Path, file: str, columns: Columns, source: Source, split: str | None = None) -> Records:
+    """The documents of a file, or with `source.stream` its one text; `split` is the one declared for the file.
 
     Line ends are made \\n. Raises InputError where the file is not UTF-8.
     """
-    text = read_text(path, file).replace("\r\n", "\n").replace("\r", "\n")
-    records = _stream(text, file, stream, split) if stream else _documents(text)
+    text = read_text(path, file, source.max_unpacked_gb).replace("\r\n", "\n").replace("\r", "\n")
+    part = _lines if source.documents == "lines" else _documents
+    records = _stream(text, file, source.stream, split) if source.stream else part(text)
     records.columns = {name: column for name, column in records.columns.items() if name in columns}
     return records
 
@@ -44,6 +45,12 @@ def _documents(text: str) -> Records:
         line += text.count("\n", begin, after)
         begin = after
     return Records({"text": pa.array(texts, pa.string())}, [f"line {number}" for number in lines], ["text"])
+
+
+def _lines(text: str) -> Records:
+    """One row a line that holds more than white space, without the white space at its ends."""
+    rows = {line: bare for line, raw in enumerate(text.split("\n"), start=1) if (bare := raw.strip())}
+    return Records({"text": pa.array(rows.values(), pa.string())}, [f"line {line}" for line in rows], ["text"])
 
 
 def _stream(text: str, file: str, shares: Stream, split: str | None) -> Records:

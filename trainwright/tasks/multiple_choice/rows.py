@@ -63,6 +63,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     Without an id a row gets a hash of its content. With `answered=False` answers are neither wanted nor read.
     Raises InputError where a column is missing, or where answers come in two columns.
     """
+    table = reading.decoded(table)
     _require(table, file, answered)
     faulty = Faulty()
     reading.note_problems(table, faulty)

@@ -22,6 +22,7 @@ from trainwright.rows.reading import (
     Integers,
     as_text,
     check_ids,
+    decoded,
     identified,
     indices,
     named_by,
@@ -84,9 +85,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     Raises InputError where a column is missing.
     """
     _require(table, file, answered)
-    for place, name in enumerate(table.column_names):  # a categorical column of pandas, say
-        if name != "context" and pa.types.is_dictionary(table.schema.field(name).type):
-            table = table.set_column(place, name, table.column(name).cast(pa.string()))
+    table = decoded(table, kept="context")
     table, contexts, codes = _adjacent(table)
     faulty = Faulty()
     _check_values(table, contexts, codes, faulty)
@@ -124,7 +123,7 @@ def _stand(contexts: pa.Array, codes: Integers, starts: Integers, texts: pa.Arra
     lengths, pool = _characters(contexts.slice(first, int(codes.max()) - first + 1))
     sizes, wanted = _characters(texts)
     codes = codes - first
-    good: Truths = (starts >= 0) & (starts + sizes <= lengths[codes])
+    good: Truths = (starts >= 0) & (starts <= lengths[codes] - sizes)
     begins = _begins(lengths)[codes] + starts
     compared = np.where(good, sizes, 0)  # the others would reach outside
     owner = np.repeat(np.arange(len(sizes)), compared)
