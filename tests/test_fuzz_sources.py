@@ -401,9 +401,10 @@ def require_location(location: str, whole: str, rows: int) -> None:
         assert location == "", f"a location of an unknown form: {location!r}"
 
 
-def require_rows_where_they_are(table: pa.Table, whole: str) -> None:
+def require_rows_where_they_are(table: pa.Table, whole: str, json_lines: bool) -> None:
     """Fails if a row's mark does not stand between its source location and the next one."""
-    listed = re.split(r"\r\n|\r|\n", whole)
+    # JSON Lines end at \n alone, records of CSV at \r too
+    listed = whole.split("\n") if json_lines else re.split(r"\r\n|\r|\n", whole)
     locations = table["place"].to_pylist()
     begins = [int(line) for place in locations for line in re.findall(r"^line (\d+)$", place)]
     if len(begins) < len(locations):
@@ -444,7 +445,7 @@ def read(form: Form, folder: Path, file: str, content: bytes, answered: bool) ->
     table.validate(full=True)
     for location in table["place"].to_pylist():
         require_location(location, whole, table.num_rows)
-    require_rows_where_they_are(table, whole)
+    require_rows_where_they_are(table, whole, form.suffix == "jsonl")
     try:
         rows, faults = part.from_source(table, file, answered)
     except InputError as error:

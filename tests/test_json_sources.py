@@ -93,6 +93,15 @@ def test_files_of_different_types_are_refused_by_file_and_field(tmp_path: Path) 
     assert fault.reason == "the column holds a whole number here, and text in a.jsonl"
 
 
+@pytest.mark.parametrize("labels", [[None, ["a", "b"]], [["b", "a"], ["a", "c"]]])
+def test_lists_of_fixed_size_are_read_as_lists(tmp_path: Path, labels: list[Any]) -> None:
+    column = pa.array(labels, pa.list_(pa.string(), 2))
+    pq.write_table(pa.table({"text": ["x", "y"], "labels": column}), tmp_path / "a.parquet")
+    found, faults = classification.from_source(table(tmp_path, format="parquet"), "a.parquet")
+    assert found["labels"].to_pylist() == [sorted(row) for row in labels if row]
+    assert [fault.row for fault in faults] == [f"row {n}" for n, row in enumerate(labels, start=1) if not row]
+
+
 # Documents of JSON
 
 

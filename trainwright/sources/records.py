@@ -152,7 +152,9 @@ def conformed(column: Any, types: Sequence[pa.DataType], file: str, name: str) -
     for kind in types:
         if _alike(held, kind):
             try:
-                return column.cast(pa.dictionary(pa.int32(), kind) if encoded else kind)
+                found = column.cast(pa.dictionary(pa.int32(), kind) if encoded else kind)
+                # A list of fixed size has values even where it is null; `take` leaves them out.
+                return found.take(pa.array(np.arange(len(found)))) if "fixed_size_list" in str(held) else found
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 if pa.types.is_integer(kind) and not pa.types.is_integer(held):
                     raise InputError(_not_whole(column, file, name)) from None
