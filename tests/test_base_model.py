@@ -103,7 +103,8 @@ def test_a_folder_that_cannot_be_loaded_safely_is_refused(what, reason, project)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    assert "no such folder" in said(base_model.locate, "folder:gone", tmp_path)
+    for name in ("gone", "a\0b", "x" * 5000):
+        assert "no such folder" in said(base_model.locate, f"folder:{name}", tmp_path)
 
 
 def test_without_a_pin_nothing_is_loaded(project):

@@ -72,7 +72,10 @@ def resolve(layout: Layout, params: Pipeline) -> Path:
 
 def _take(layout: Layout, params: Pipeline) -> Path:
     pinned = _require_pin(layout, params)["files"]
-    folder, copy = locate(params.base_uri, layout.root), copies.process_folder(layout.inputs)
+    folder = locate(params.base_uri, layout.root)
+    readable = re.sub(r"[^\w.@-]", "-", params.base_uri)[-100:]  # for messages that name the copy
+    copy = copies.process_folder(layout.inputs) / readable
+    copy.mkdir()
     for name in model_files.names(folder):
         copies.copy_file(folder / name, copy / name)
     _require_unchanged(layout, params, pinned, {path.name: digest(path) for path in copy.iterdir()})
@@ -393,7 +396,7 @@ def check_loadable(uri: str, folder: Path) -> None:
 
     try:
         there = folder.is_dir()
-    except ValueError:  # a NUL in its name
+    except (OSError, ValueError):  # a name that no file system takes
         there = False
     if not there:
         raise refuse("there is no such folder", "Correct base_model in params.yaml.")
