@@ -203,3 +203,10 @@ def test_git_ignores_every_stage_output_and_no_pin():
         ["git", "check-ignore", "--no-index", *paths, *kept], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
     assert sorted(checked.stdout.split()) == sorted(paths)
+
+
+def test_the_tests_that_the_security_page_names_are_there():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/security.md").read_text())
+    assert len(named) > 15
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"docs/security.md names {file}::{name}"

@@ -87,7 +87,7 @@ def test_the_one_edit_brings_a_file_of_ones_own(header, tmp_path):
         run = process.Run(layout, pipeline)
         ingestion.main(run)
         assert runner.run(layout, pipeline, "ingestion").passed
-        assert certificate.check(layout, pipeline, "ingestion") is None
+        assert certificate.check(layout, pipeline, "ingestion")
     else:
         with pytest.raises(params.InputError, match="passage"):
             pins.refresh(layout, pipeline)
