@@ -317,6 +317,15 @@ def test_a_file_of_one_column_keeps_what_looks_like_a_delimiter(tmp_path: Path) 
     assert table["text"].to_pylist() == ["one; two", "three | four; five"]
 
 
+def test_an_empty_file_among_others_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"")
+    (tmp_path / "b.csv").write_text("v2,v1\nhello,ham\n")
+    source = Source(uri=".", format="csv", columns={"text": "v2", "label": "v1"})
+    assert sources.read(source, tmp_path, classification.COLUMNS)["text"].to_pylist() == ["hello"]
+    alone = source.model_copy(update={"uri": "a.csv"})
+    assert refused(lambda: sources.read(alone, tmp_path, classification.COLUMNS)).reason == "holds no rows"
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize(
     ("lines", "more", "place"),

@@ -222,7 +222,7 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
     names = _names(source, columns)
     for ours in source.columns:
         for theirs in names[ours]:
-            if theirs not in records.found:
+            if records.found and theirs not in records.found:  # an empty file has none
                 reason, remedy = f"there is no column {theirs!r}", nearest(theirs, records.found)
                 raise InputError(Fault(source.uri, reason, remedy, field=f"source.columns.{ours}"))
     data = {}
