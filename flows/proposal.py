@@ -94,7 +94,7 @@ def add(root: Path, wish: Wish) -> tuple[str, list[str]]:
     task = tasks.load(wish.task, "rows")
     table, whole = source_check.read(source, root, wish.file.stat().st_size, task.COLUMNS)
     rows, faults = task.from_source(table, uri)
-    tables.require_rows(len(rows), len(rows), uri)
+    tables.require_rows(len(rows), len(rows), source)
     content = _entry(root, wish, source, rows)
     text = _text(name, content)
     params_file.add(root, {name: (text, content)})
@@ -163,7 +163,8 @@ def _format(wish: Wish, uri: str) -> str:
     by_name = [form for form, suffixes in sources.SUFFIXES.items() if name.endswith(suffixes)]
     if by_name and by_name[0] not in ("squad", "text"):  # .json and .txt have several forms
         return by_name[0]
-    start = opening.read_text(wish.file, uri)[:100_000].lstrip()
+    most_gb = Source.model_fields["max_unpacked_gb"].default
+    start = opening.read_text(wish.file, uri, most_gb)[:100_000].lstrip()
     lines = start.splitlines() or [""]
     looks = {
         "squad": start.startswith("{") and '"paragraphs"' in start,
