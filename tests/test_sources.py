@@ -358,6 +358,10 @@ def test_a_column_without_a_name_is_named_by_its_position(tmp_path: Path) -> Non
 def test_a_header_in_another_order_than_the_setting_is_refused(tmp_path: Path) -> None:
     fault = refused(lambda: labelled(tmp_path / "a.csv", "label,text\nx,a\n", header=["text", "label"]))
     assert (fault.row, fault.field) == ("line 1", "source.header")
+    fault = refused(lambda: labelled(tmp_path / "a.csv", "sentence,Label\na,x\n", header=["text", "label"]))
+    assert (fault.row, fault.field) == ("line 1", "source.header")
+    own = {"header": ["spam", "text"], "columns": {"label": "spam"}}  # a class may have its column's name
+    assert labelled(tmp_path / "a.csv", "spam,a\nham,b\n", **own)[0]["label"].to_pylist() == ["spam", "ham"]
     quoted = refused(lambda: labelled(tmp_path / "a.tsv", '"text"\t"label"\n"a"\t"x"\n'))
     assert (quoted.field, quoted.remedy) == ("source.quoted", "Write `source.quoted: true`.")
 

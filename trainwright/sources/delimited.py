@@ -7,7 +7,7 @@ that is never closed, where Arrow's takes the rest of the file for one cell.
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -70,7 +70,7 @@ def read(path: Path, file: str, columns: Columns, source: Source) -> Records:
     if first is None:
         return Records({}, [], source.header or [])
     header = _header(first, file, source, dialect, columns)
-    given = not source.header or _is_header(first, source.header, file)
+    given = not source.header or _is_header(first, source.header, file, columns.keys() - _mapped(source))
     records = _fitting(read_records if given else _chain(first, read_records), header, file, dialect)
     runs = _Runs(header, dialect)
     if given and dialect.quoted:
@@ -199,10 +199,15 @@ def _header(first: _Record, file: str, source: Source, dialect: _Dialect, column
     return header
 
 
-def _is_header(first: _Record, header: Sequence[str], file: str) -> bool:
+def _mapped(source: Source) -> set[str]:
+    """The source's columns that `source.columns` names."""
+    return {name for theirs in source.columns.values() for name in ([theirs] if isinstance(theirs, str) else theirs)}
+
+
+def _is_header(first: _Record, header: Sequence[str], file: str, ours: Set[str]) -> bool:
     """Whether the first record repeats the names of `source.header`.
 
-    Raises InputError if it does so in another order.
+    Raises InputError if it does so in another order, or in one of the columns that have our name.
     """
     own, named = ([name.strip().casefold() for name in names] for names in (first.cells, header))
     while own and not own[-1]:
@@ -210,6 +215,12 @@ def _is_header(first: _Record, header: Sequence[str], file: str) -> bool:
     if own != named and sorted(own) == sorted(named):
         reason = "the file has a header of its own, whose names are in another order than in source.header"
         remedy = "Take `header` out of the source."
+        raise InputError(Fault(file, reason, remedy, row=f"line {first.begins}", field="source.header"))
+    pairs = zip(first.cells, header, strict=False)
+    same = [name for cell, name in pairs if name in ours and cell.strip().casefold() == name.casefold()]
+    if own != named and same:
+        reason = f"the line looks like a header, with {same[0]!r} in the column of this name"
+        remedy = "Take `header` out of the source and map the columns, or take the line out of the file."
         raise InputError(Fault(file, reason, remedy, row=f"line {first.begins}", field="source.header"))
     return own == named
 
@@ -223,7 +234,8 @@ def _fitting(records: Iterator[_Record], header: Sequence[str], file: str, diale
     for record in records:
         cells = _fitted(record.cells, header)
         if cells is None:
-            reason = f"the record has {len(record.cells)} cells, the header {width}"
+            cells_found = f"{len(record.cells)} cell{'s' * (len(record.cells) != 1)}"
+            reason = f"the record has {cells_found}, the header {width}"
             wrong = f"Quote cells that hold {_in_words(dialect.delimiter)} or a line break"
             if not dialect.quoted:
                 wrong = "Write `source.quoted: true` if cells stand in quotes"
