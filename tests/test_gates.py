@@ -1,8 +1,10 @@
 """The runner: Great Expectations judges, missing evidence fails, a refusal says what broke and where it is listed."""
 
+import ast
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainwright.core import certificate, params
+from trainwright.core import certificate, params, tasks
 from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
@@ -135,6 +137,56 @@ def test_a_refusal_says_what_was_promised_what_was_seen_and_which_rows(where: La
     assert str(where.refusal("ingestion").relative_to(where.root) / "report.json") in words
 
 
+def test_a_refusal_names_the_settings_that_decide_and_their_values(where: Layout) -> None:
+    table = tables.read(where.stage("ingestion") / "rows.parquet")
+    records = [record | {"answer_start": [], "answer_text": []} for record in table.to_pylist()]
+    tables.write(pa.Table.from_pylist(records, rows.SCHEMA), where.stage("ingestion") / "rows.parquet")
+    keys = "gates.ingestion.min_unanswerable_share: 0.0, gates.ingestion.max_unanswerable_share: 0.6"
+    assert f"Set in params.yaml: {keys}" in refused(where)
+    assert keys in (where.refusal("ingestion") / "report.html").read_text()
+
+
+FIELDS = [
+    (task, gate, key)
+    for task in tasks.names()
+    for gate, section in tasks.load(task, "params").SECTIONS["gates"].model_fields.items()
+    for key in section.annotation.model_fields
+]
+
+
+@pytest.mark.parametrize("task", tasks.names())
+def test_every_setting_of_a_gate_is_a_key_of_an_expectation(task: str) -> None:
+    said: set[str] = set()
+    patterns: set[str] = set()
+    for path in ("gates/rows.py", "gates/models.py", f"tasks/{task}/promises.py"):
+        for node in ast.walk(ast.parse((ROOT / "trainwright" / path).read_text())):
+            for call in [node] if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else []:
+                if call.func.id not in ("Promise", "none_of", "enough_rows"):  # type: ignore[attr-defined]
+                    continue
+                given = [
+                    *call.args[3 if call.func.id == "none_of" else 99 :],
+                    *(  # type: ignore[attr-defined]
+                        part
+                        for word in call.keywords
+                        if word.arg in ("key", "keys")
+                        for part in (word.value.elts if isinstance(word.value, ast.Tuple) else [word.value])
+                    ),
+                ]
+                said |= {part.value for part in given if isinstance(part, ast.Constant)}
+                patterns |= {
+                    "".join(str(v.value) if isinstance(v, ast.Constant) else "[a-z_0-9]+" for v in part.values)
+                    for part in given
+                    if isinstance(part, ast.JoinedStr)
+                }
+    splits = {f"min_{split}_rows" for split in tables.SPLITS}  # one call for the three
+    missing = [
+        f"{gate}.{key}"
+        for name, gate, key in FIELDS
+        if name == task and key not in said | splits and not any(re.fullmatch(p, key) for p in patterns)
+    ]
+    assert not missing
+
+
 def test_a_refusal_leaves_a_tombstone_and_every_row_in_a_report_out_of_dvcs_reach(where: Layout) -> None:
     refused(where)
     assert json.loads(where.certificate("ingestion").read_text()) == {"REFUSED": ["answers_at_offsets"]}
@@ -210,6 +262,7 @@ def test_a_gate_writes_the_same_bytes_every_time(where: Layout) -> None:
         "minimum": None,
         "maximum": 0,
         "success": True,
+        "settings": {},
     }
 
 

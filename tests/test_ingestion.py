@@ -220,3 +220,29 @@ def test_a_larger_limit_keeps_the_rows_of_a_smaller_one() -> None:
 def test_without_a_limit_every_row_is_kept() -> None:
     whole = table([("a", None)] * 5)
     assert stage.ingestion(whole, None, rows.IDENTITY).equals(whole)
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "start"),
+    [
+        ("They know it.", "no", None),
+        ("They know no one.", "no", 10),
+        ("No, no-one knows.", "no", 4),
+        ("Room 15 is shut.", "5", None),
+        ("Room 15 or 5.", "5", 11),
+        ("It costs 3.5 or 1,500.", "5", None),
+        ("It weighs 5kg.", "5", 10),
+        ("Das Ärzte\u0308haus.", "Ärzte", None),
+        ("Ann's cat.", "Ann", 0),
+        ("Она знает.", "на", None),
+        ("他住在北京市。", "北京", 3),
+        ("彼は東京に2010年からいる。", "2010", 5),
+        ("서울은 크다.", "서울", 0),
+    ],
+)
+def test_an_answer_without_an_offset_is_found_as_whole_words(context: str, answer: str, start: int | None) -> None:
+    source = pa.table({"context": [context], "question": ["Which?"], "answer": [answer], "place": ["line 1"]})
+    found, faults = rows.from_source(source, "f")
+    assert found["answer_start"].to_pylist() == ([] if start is None else [[start]])
+    assert all("stands only inside a word" in fault.reason for fault in faults)
+    assert len(faults) == (start is None)

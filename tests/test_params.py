@@ -261,3 +261,15 @@ def test_a_scheduled_run_waits_an_hour_for_a_worker_and_one_by_hand_does_not(tmp
     _, running = operations.load(tmp_path / "params.yaml")
     assert [running.of(name).wait_minutes for name in data["pipelines"]] == [0, 5, None]
     assert [running.unattended().of(name).wait_minutes for name in data["pipelines"]] == [0, 5, 60]
+
+
+@pytest.mark.parametrize(
+    ("limit", "key"), [(99, "gates.ingestion.min_rows"), (59, "gates.splitting.min_validation_rows and")]
+)
+def test_a_limit_under_the_rows_that_gates_want_is_refused_with_both_keys(tmp_path: Path, limit: int, key: str) -> None:
+    content = changed("limit: null", f"limit: {limit}")
+    if limit < 60:
+        content = content.replace("min_rows: 100", "min_rows: 2")
+    (fault,) = faults(tmp_path, content)
+    assert f"ingestion.limit: {limit} is less than" in fault.reason
+    assert key in fault.reason

@@ -531,6 +531,7 @@ DEFECTS = [
     ),
     ("a group in two splits", SPLITS, swap_split, "groups_apart", ["q10-0", "q10-1", "q10-2"]),
     ("the same question in train and test", SPLITS, same_question_in_test, "duplicates_apart", ["q00-1", "q11-1"]),
+    ("one context in train and test", SPLITS, same_question_in_test, "texts_apart", ["q00-0", "q00-1", "q11-1"]),
     ("a child in validation", SPLITS, move_child, "children_in_train", ["q00-1+1"]),
     ("a declared split not kept", SPLITS, declare_split, "declared_splits_kept", ["q00-1"]),
     ("a small test split", SPLITS, edit("test.parquet", lambda r: r[:4], SPLITS), "test_rows", []),
@@ -838,6 +839,37 @@ def test_rows_of_one_group_may_be_in_two_declared_splits_up_to_an_allowed_share(
     assert "groups_apart" not in {judged.promise.name for judged in verdict(0.5).failed}
     failed = {judged.promise.name: judged.promise.rows for judged in verdict(0.01).failed}
     assert sorted(failed["groups_apart"]) == ["q10-0", "q10-1", "q10-2"]
+
+
+def test_an_empty_split_is_refused_with_the_group_that_holds_the_rows(project: Project) -> None:
+    def one_group(records: list[dict]) -> None:
+        for record in records:
+            record["group"] = "Not available"
+
+    edit(ROWS, one_group, "augmentation")(project)
+    edit("validation.parquet", lambda r: r.clear(), SPLITS)(project)
+    failed = {judged.promise.name: judged.promise.says for judged in project.verdict("splitting").failed}
+    total = pq.read_table(project.folder("augmentation") / ROWS).num_rows
+    says = f"{total} of {total} rows (100.0%) belong together and stay in one split: {total} of them are of group"
+    assert f"{says} 'Not available'; set splitting.by: text" in failed["validation_rows"]
+
+
+def test_an_empty_split_is_refused_with_the_text_that_all_rows_have(project: Project) -> None:
+    def one_text(records: list[dict]) -> None:
+        for record in records:
+            record["context"] = "One text."
+
+    edit(ROWS, one_text, "augmentation")(project)
+    edit("validation.parquet", lambda r: r.clear(), SPLITS)(project)
+    failed = {judged.promise.name: judged.promise.says for judged in project.verdict("splitting").failed}
+    assert "their context is the same; declare splits in source.splits" in failed["validation_rows"]
+
+
+def test_groups_may_be_parted_where_splitting_is_by_text(project: Project) -> None:
+    swap_split(project)
+    splitting = project.params.splitting.model_copy(update={"by": "text"})
+    found = Project(project.layout, project.params.model_copy(update={"splitting": splitting})).verdict("splitting")
+    assert "groups_apart" not in {judged.promise.name for judged in found.judged}
 
 
 def test_a_long_run_of_white_space_is_for_cleaning_to_take_out(project: Project) -> None:

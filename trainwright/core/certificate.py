@@ -67,33 +67,36 @@ def check(layout: Layout, params: Pipeline, gate: str, folder: Path | None = Non
 
     Raises RefusedError saying what is missing or differs, and the command that mends it.
     """
-    remedy = f"Run `dvc repro {gate}_gate@{layout.pipeline}`."
-    paper = _read(layout.certificate(gate), gate, remedy)
+    stage, own = f"{gate}@{layout.pipeline}", f"{gate}_gate@{layout.pipeline}"
+    remedy = f"Run `dvc repro {own}`."
+    # DVC takes a file whose size and time of change are as before for unchanged, so damaged ones need --force.
+    renew, remake = (f"Run `dvc repro --force -s {targets}`." for targets in (own, f"{stage} {own}"))
+    paper = _read(layout.certificate(gate), gate, remedy, renew)
     if REFUSED in paper:
         failed = paper[REFUSED] if isinstance(paper[REFUSED], list) else [paper[REFUSED]]
         raise RefusedError(f"The {gate} gate refused these data ({', '.join(map(str, failed))}). {remedy}")
-    result = _read(layout.gate_result(gate), gate, remedy)
+    result = _read(layout.gate_result(gate), gate, remedy, renew)
     if not layout.stage(gate).is_dir():
         raise RefusedError(f"The output of {gate} is missing. Run `dvc repro {gate}@{layout.pipeline}`.")
     expected = {"pipeline": layout.pipeline, "gate": gate, "digest": digest(folder or layout.stage(gate))}
     if paper != expected:
-        raise RefusedError(f"The data of {gate} are not the bytes that the {gate} gate checked. {remedy}")
+        raise RefusedError(f"The data of {gate} are not the bytes that the {gate} gate checked. {remake}")
     if {key: result.get(key) for key in expected} != expected:
-        raise RefusedError(f"The result of the {gate} gate is for other bytes than these. {remedy}")
+        raise RefusedError(f"The result of the {gate} gate is for other bytes than these. {renew}")
     if result.get("suite") != suite_digest(params, gate):
         raise RefusedError(f"The {gate} gate has not run since its promises changed. {remedy}")
     if result.get("passed") is not True:
-        raise RefusedError(f"The {gate} gate did not pass these data. {remedy}")
+        raise RefusedError(f"The {gate} gate did not pass these data. {renew}")
     return expected["digest"]
 
 
-def _read(path: Path, gate: str, remedy: str) -> dict[str, Any]:
+def _read(path: Path, gate: str, remedy: str, renew: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RefusedError(f"The {gate} gate has left no {path.name}. {remedy}") from None
     except (OSError, ValueError, RecursionError):
-        raise RefusedError(f"The {gate} gate's {path.name} cannot be read. {remedy}") from None
+        raise RefusedError(f"The {gate} gate's {path.name} cannot be read. {renew}") from None
     if not isinstance(content, dict):
-        raise RefusedError(f"The {gate} gate's {path.name} is not one that it wrote. {remedy}")
+        raise RefusedError(f"The {gate} gate's {path.name} is not one that it wrote. {renew}")
     return content

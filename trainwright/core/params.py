@@ -212,12 +212,17 @@ class Augmentation(Section):
 
 
 class Splitting(Section):
-    """Shares of the groups when the source declares no splits; declared splits are kept as they are."""
+    """Shares of the groups when the source declares no splits; declared splits are kept as they are.
+
+    Rows of one group, and rows with the same main text (context, source, text), stay in one split. `by: text` leaves
+    the group out: for sources that name one group for nearly all rows.
+    """
 
     train: SHARE = 0.8
     validation: SHARE = 0.1
     test: SHARE = 0.1
     salt: str = ""
+    by: Literal["group", "text"] = "group"
 
     @model_validator(mode="after")
     def _whole(self) -> "Splitting":
@@ -375,6 +380,21 @@ class Pipeline(Section):
     def _adapts_what_is_there(self) -> "Pipeline":
         if self.scratch and self.training.adapter != "none":
             raise ValueError("training.adapter: a model from scratch has no weights that an adapter could stand beside")
+        return self
+
+    @model_validator(mode="after")
+    def _limit_is_enough_for_the_gates(self) -> "Pipeline":
+        """No gate wants more rows than `ingestion.limit` lets in. (Children may fill train.)"""
+        splitting = self.gates.splitting
+        wanted = {
+            "gates.ingestion.min_rows": self.gates.ingestion.min_rows,
+            "gates.splitting.min_validation_rows and gates.splitting.min_test_rows": splitting.min_validation_rows
+            + splitting.min_test_rows,
+        }
+        for keys, least in wanted.items():
+            if self.ingestion.limit is not None and self.ingestion.limit < least:
+                refuses = f"ingestion.limit: {self.ingestion.limit} is less than the {least} rows that"
+                raise ValueError(f"{refuses} {keys} want; raise the limit or lower these")
         return self
 
     @model_validator(mode="after")

@@ -31,7 +31,9 @@ def trained(checked: Checked, limits: Any) -> Iterator[Promise]:
         yield Promise(f"{name}_loss", f"the {name} loss{of} is a number", loss, 0)
     first, last = losses["first"], losses["last"]
     drop = None if first is None or last is None else first - last
-    yield Promise("loss_drop", "the loss has fallen from first to last", drop, limits.min_loss_drop)
+    yield Promise(
+        "loss_drop", "the loss has fallen from first to last", drop, limits.min_loss_drop, keys=("min_loss_drop",)
+    )
     yield from _sound(model)
     yield none_of("weights_finite", "every weight is a finite number", not_finite(model))
 

@@ -30,6 +30,8 @@ class Promise:
     it could not be computed, which fails. `rows` name all that breaks it, in table order: ids of rows, or
     columns, files or weights where the promise is about those. `ids` is an id column of which Great
     Expectations is to see for itself that it has no null and no id twice.
+    `keys` name the settings of params.yaml that decide: of the gate's own section (`max_loss`), or, with a dot, of
+    the pipeline (`tokenization.max_length`).
     """
 
     name: str
@@ -39,6 +41,7 @@ class Promise:
     maximum: float | None = None
     rows: list[str] = field(default_factory=list)
     ids: pa.ChunkedArray | None = None
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,14 @@ class Checked:
     params: Any = None
 
 
-def none_of(name: str, says: str, rows: Iterable[str]) -> Promise:
-    """The promise that nothing breaks; `rows` name all that does."""
+def none_of(name: str, says: str, rows: Iterable[str], *keys: str) -> Promise:
+    """The promise that nothing breaks; `rows` name all that does. For `keys` see Promise."""
     broken = list(rows)
-    return Promise(name, says, len(broken), maximum=0, rows=broken)
+    return Promise(name, says, len(broken), maximum=0, rows=broken, keys=keys)
 
 
-def enough_rows(count: int, minimum: int, name: str = "enough_rows", what: str = "rows") -> Promise:
-    return Promise(name, f"there are enough {what}", count, minimum=minimum)
+def enough_rows(count: int, minimum: int, name: str = "enough_rows", what: str = "rows", key: str = "") -> Promise:
+    return Promise(name, f"there are enough {what}", count, minimum=minimum, keys=(key,) if key else ())
 
 
 def ids_unique(ids: pa.ChunkedArray, name: str = "ids_unique") -> Promise:

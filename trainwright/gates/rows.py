@@ -30,11 +30,13 @@ from trainwright.gates.promises import (
     to_mask,
 )
 from trainwright.rows import tables
+from trainwright.rows.components import components
 
 if TYPE_CHECKING:
     from trainwright.tasks.interface import Rows
 
 COMMON = pa.schema([pa.field(field.name, field.type) for field in tables.COMMON])
+SHOWN = 40  # characters of a group's name in a message
 HELD_OUT = pa.array(["validation", "test"])
 
 
@@ -56,7 +58,7 @@ def table(path: Path, task: "Rows", checks: Mapping[str, tuple[Check, str]]) -> 
 
 def ingested(checked: Checked, limits: Any) -> Iterator[Promise]:
     now = _common(checked.folder / "rows.parquet")
-    yield enough_rows(now.num_rows, limits.min_rows)
+    yield enough_rows(now.num_rows, limits.min_rows, key="min_rows")
     known = pc.or_(now["split"].is_null(), pc.is_in(now["split"], value_set=pa.array(tables.SPLITS)))
     yield none_of("splits_known", f"a declared split is one of {', '.join(tables.SPLITS)}", _ids(now, pc.invert(known)))
     yield none_of("no_children", "no row of a source names a parent", _ids(now, now["parent"].is_valid()))
@@ -75,12 +77,17 @@ def cleaned(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
     yield none_of("drops_explained", "every dropped row has its reason", _ids(dropped, unexplained))
     dropped_share = share(dropped.num_rows, len(before))
     says = "the share of dropped rows is small enough"
-    yield Promise(
-        "dropped_share", says, dropped_share, maximum=limits.max_dropped_share, rows=dropped["id"].to_pylist()
-    )
+    most = limits.max_dropped_share
+    gone = dropped["id"].to_pylist()
+    yield Promise("dropped_share", says, dropped_share, maximum=most, rows=gone, keys=("max_dropped_share",))
     if checked.params.duplicates:
         says = f"no two rows have the same {' and '.join(task.IDENTITY)}"
-        yield none_of("no_duplicates", says, named(kept["id"], _repeated(hashes(path, list(task.IDENTITY)))))
+        yield none_of(
+            "no_duplicates",
+            says,
+            named(kept["id"], _repeated(hashes(path, list(task.IDENTITY)))),
+            "cleaning.duplicates",
+        )
 
 
 def augmented(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
@@ -102,9 +109,8 @@ def augmented(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
     strayed = pc.not_equal(now["group"], pc.take(before["group"], at))
     yield none_of("children_in_group", "a child is in its parent's group", _ids(now, strayed))
     children = share(int(to_mask(child).sum()), now.num_rows)
-    yield Promise(
-        "children_share", "the share of children is small enough", children, maximum=limits.max_children_share
-    )
+    says, most = "the share of children is small enough", limits.max_children_share
+    yield Promise("children_share", says, children, maximum=most, keys=("max_children_share",))
 
 
 def split_up(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
@@ -120,12 +126,43 @@ def split_up(checked: Checked, limits: Any, task: "Rows") -> Iterator[Promise]:
     place = np.repeat(np.arange(len(parts)), [part.num_rows for part in parts])
     yield ids_unique(now["id"])
     for split, part in zip(tables.SPLITS, parts, strict=True):
-        yield enough_rows(part.num_rows, getattr(limits, f"min_{split}_rows"), f"{split}_rows", f"{split} rows")
+        key = f"min_{split}_rows"
+        what = f"{split} rows"
+        if part.num_rows < getattr(limits, key):
+            what += _largest(source, checked.params.by, task)
+        yield enough_rows(part.num_rows, getattr(limits, key), f"{split}_rows", what, key)
     yield from _placed(paths, source, now, before, task)
-    yield from _apart(paths, now, before, place, limits, task)
+    yield from _apart(checked, now, before, place, limits, task)
     value = _stratum_difference(paths, task)
     says = "each split has about the same share of each kind of row as the whole"
-    yield Promise("stratum_difference", says, value, maximum=limits.max_stratum_difference)
+    most = limits.max_stratum_difference
+    yield Promise("stratum_difference", says, value, maximum=most, keys=("max_stratum_difference",))
+
+
+def _largest(source: Path, by: str, task: "Rows") -> str:
+    """The set of rows that splitting may not part, if one holds more than half of all rows, and the remedy; else ""."""
+    groups, texts, names = [], [], []
+    for batch in tables.batches(source, ["group", *task.MAIN]):
+        names.append(batch["group"])
+        texts.append(tables.main_text_hash(batch, task.MAIN))
+        groups.append(tables.content_hash(batch, ["group"]) if by == "group" else texts[-1])
+    if not groups:
+        return ""
+    together = components(np.concatenate(groups), np.concatenate(texts))
+    counts = np.bincount(together)
+    count, total = int(counts.max()), len(together)
+    if count * 2 <= total:
+        return ""
+    inside = pa.array(together == counts.argmax())
+    most = pc.value_counts(pa.chunked_array([chunk for name in names for chunk in name.chunks]).filter(inside))
+    found = max(most.to_pylist(), key=lambda pair: (pair["counts"], pair["values"]))
+    said = f"{count:,} of {total:,} rows ({count / total:.1%}) belong together and stay in one split"
+    main = " or ".join(task.MAIN)
+    if by == "group" and len(np.unique(np.concatenate(texts)[together == counts.argmax()])) > 1:
+        group = ascii(found["values"])[:SHOWN]
+        remedy = f"set splitting.by: text to group rows by {main} alone, or map source.columns.{task.GROUP} otherwise"
+        return f" ({said}: {found['counts']:,} of them are of group {group}; {remedy})"
+    return f" ({said}: their {main} is the same; declare splits in source.splits or give rows with other texts)"
 
 
 def _placed(paths: dict[str, Path], source: Path, now: pa.Table, before: pa.Table, task: "Rows") -> Iterator[Promise]:
@@ -142,17 +179,27 @@ def _placed(paths: dict[str, Path], source: Path, now: pa.Table, before: pa.Tabl
 
 
 def _apart(
-    paths: dict[str, Path], now: pa.Table, before: pa.Table, place: npt.NDArray[np.int64], limits: Any, task: "Rows"
+    checked: Checked, now: pa.Table, before: pa.Table, place: npt.NDArray[np.int64], limits: Any, task: "Rows"
 ) -> Iterator[Promise]:
     """Nothing that belongs together is in two splits, and what a source declares is kept."""
+    paths = {split: checked.folder / f"{split}.parquet" for split in tables.SPLITS}
     groups = pc.dictionary_encode(now["group"].combine_chunks()).indices.to_numpy()
-    shared = named(now["id"], _across(groups, place))
-    if limits.max_shared_share and now["split"].null_count < now.num_rows:  # what is split here has no excuse
-        says = "the share of rows whose group is in another declared split is small enough"
-        value = share(len(shared), now.num_rows)
-        yield Promise("groups_apart", says, value, maximum=limits.max_shared_share, rows=shared)
-    else:
-        yield none_of("groups_apart", "no group is in two splits", shared)
+    batches = [batch for path in paths.values() for batch in tables.batches(path, list(task.MAIN))]
+    texts = np.concatenate([np.zeros(0, np.uint64), *(tables.main_text_hash(batch, task.MAIN) for batch in batches)])
+    main = " or ".join(task.MAIN)
+    together = {"texts_apart": (texts, main, f"no {main} stands in more than one of train, validation and test")}
+    if checked.params.by == "group":
+        together = {"groups_apart": (groups, "group", "no group is in two splits")} | together
+    declared = now["split"].null_count < now.num_rows
+    for name, (keys, kind, says) in together.items():
+        shared = named(now["id"], _across(keys, place))
+        if limits.max_shared_share and declared:  # what is split here has no excuse
+            most = limits.max_shared_share
+            few = f"the share of rows whose {kind} is in another declared split too is small enough"
+            value = share(len(shared), now.num_rows)
+            yield Promise(name, few, value, maximum=most, rows=shared, keys=("max_shared_share",))
+        else:
+            yield none_of(name, says, shared, *(("max_shared_share",) if declared else ()))
     contents = np.concatenate([hashes(path, list(task.IDENTITY)) for path in paths.values()])
     says = f"no two rows with the same {' and '.join(task.IDENTITY)} are in two splits"
     yield none_of("duplicates_apart", says, named(now["id"], _across(contents, place)))
@@ -160,10 +207,10 @@ def _apart(
     train = now["id"].filter(pa.array(place == 0))
     strays = child & ((place != 0) | ~to_mask(pc.is_in(now["parent"], value_set=train)))
     yield none_of("children_in_train", "children are in train alone, with their parents", named(now["id"], strays))
-    declared = pc.take(before["split"], pc.index_in(now["id"], value_set=before["id"]))
+    source = pc.take(before["split"], pc.index_in(now["id"], value_set=before["id"]))
     given = pa.array(np.array(tables.SPLITS, dtype=object)[place], pa.string())
-    made = pc.invert(pc.is_in(given, value_set=pc.unique(declared).drop_null()))  # splits that are cut out of train
-    moved = pc.and_(pc.not_equal(declared, given), pc.invert(pc.and_(pc.equal(declared, "train"), made)))
+    made = pc.invert(pc.is_in(given, value_set=pc.unique(source).drop_null()))  # splits that are cut out of train
+    moved = pc.and_(pc.not_equal(source, given), pc.invert(pc.and_(pc.equal(source, "train"), made)))
     says = "a row is in the split that the source says, or, declared train, in one that the source lacks"
     yield none_of("declared_splits_kept", says, _ids(now, moved))
 

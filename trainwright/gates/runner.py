@@ -8,8 +8,9 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ Question = tuple[
 
 @dataclass(frozen=True)
 class Judged:
-    """A promise and whether it held."""
+    """A promise and whether it held; `settings` are the values in params.yaml that decide, by their keys."""
 
     promise: Promise
     held: bool
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,14 @@ def judge(layout: Layout, params: Pipeline, gate: str) -> Verdict:
         judged = aside / layout.pipeline / gate
         copy_folder(folder, judged)
         promises = _observe(layout, params, gate, judged, aside)
-        return Verdict(layout.pipeline, gate, digest(judged), suite, _judge(promises))
+        held = [replace(each, settings=_settings(each.promise, params, gate)) for each in _judge(promises)]
+        return Verdict(layout.pipeline, gate, digest(judged), suite, held)
+
+
+def _settings(promise: Promise, params: Pipeline, gate: str) -> dict[str, Any]:
+    """The settings that decide a promise, by their keys in the pipeline's section of params.yaml."""
+    keys = [key if "." in key else f"gates.{gate}.{key}" for key in promise.keys]
+    return {key: attrgetter(key)(params) for key in keys}
 
 
 def _observe(layout: Layout, params: Pipeline, gate: str, folder: Path, aside: Path) -> list[Promise]:
@@ -200,6 +209,7 @@ def _stated(judged: Judged) -> dict[str, Any]:
         "minimum": promise.minimum,
         "maximum": promise.maximum,
         "success": judged.held,
+        "settings": judged.settings,
     }
 
 
@@ -211,6 +221,11 @@ def bounds(promise: dict[str, Any]) -> str:
     if low is None:
         return "none" if high == 0 else f"at most {high:g}"
     return f"from {low:g} to {high:g}"
+
+
+def settings(promise: dict[str, Any]) -> str:
+    """The settings that decide a promise, as they stand in params.yaml or by default."""
+    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in promise["settings"].items())
 
 
 def observed(promise: dict[str, Any]) -> str:
@@ -228,6 +243,8 @@ def _words(verdict: Verdict, places: dict[str, str], report: Path) -> str:
     for judged in verdict.failed:
         promise, stated = judged.promise, _stated(judged)
         lines.append(f"  {promise.name}: {promise.says}. Promised: {bounds(stated)}; seen: {observed(stated)}.")
+        if judged.settings:
+            lines.append(f"    Set in params.yaml: {settings(stated)}")
         if promise.rows:
             first = ", ".join(
                 _plain(f"{row} ({places[row]})" if row in places else row) for row in promise.rows[:SHOWN]
@@ -249,5 +266,5 @@ def _page(result: dict[str, Any]) -> str:
     pages = Environment(
         loader=PackageLoader("trainwright.gates", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    pages.filters |= {"bounds": bounds, "observed": observed}
+    pages.filters |= {"bounds": bounds, "observed": observed, "settings": settings}
     return pages.get_template("refusal.html").render(result)

@@ -29,6 +29,8 @@ from trainwright.rows.reading import (
 SCHEMA = pa.schema([*tables.COMMON, pa.field("text", pa.string(), nullable=False)])
 TEXTS = (Text("text"),)
 IDENTITY = ("text",)
+MAIN = ("text",)
+GROUP = "group"
 QUESTIONS: tuple[str, ...] = ()
 GOLD: tuple[str, ...] = ()
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {

@@ -36,3 +36,29 @@ def marks(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
 @lru_cache(maxsize=1)
 def _marks() -> NDArray[np.bool_]:
     return np.array([unicodedata.category(chr(code))[0] == "M" for code in range(sys.maxunicode + 1)])
+
+
+def cuts_word(text: str, place: int) -> bool:
+    """Return whether a cut before character `place` goes through a word or a number.
+
+    Only where scripts part words by spaces and attach no particles to them: Latin, Greek, Cyrillic, Armenian. A digit
+    beside a letter ends a word ("5kg"), and so do hyphens and apostrophes.
+    """
+    if not 0 < place < len(text):
+        return False
+    after = text[place]
+    if unicodedata.category(after)[0] == "M":
+        return True
+    last = place - 1
+    while last > 0 and unicodedata.category(text[last])[0] == "M":  # accents of the letter before the cut
+        last -= 1
+    before = text[last]
+    if before in ".,":  # 3.5 and 1,500 are one number each
+        return after.isdecimal() and text[last - 1 : last].isdecimal()
+    if after in ".,":
+        return before.isdecimal() and text[place + 1 : place + 2].isdecimal()
+    return (before.isdecimal() and after.isdecimal()) or (_is_spaced(before) and _is_spaced(after))
+
+
+def _is_spaced(letter: str) -> bool:
+    return letter.isalpha() and unicodedata.name(letter, "").startswith(("LATIN ", "GREEK ", "CYRILLIC ", "ARMENIAN "))

@@ -107,6 +107,15 @@ def content_hash(table: pa.Table, columns: list[str]) -> np.ndarray:
     return total
 
 
+def main_text_hash(table: pa.Table, columns: tuple[str, ...]) -> np.ndarray:
+    """A 64-bit hash of each row's main text: the first of `columns` that is not blank in it."""
+    text = table[columns[-1]]
+    for name in reversed(columns[:-1]):
+        blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table[name], "")), "")
+        text = pc.if_else(blank, text, table[name])
+    return content_hash(pa.table({"text": text}), ["text"])
+
+
 def draw(hashes: np.ndarray, salt: str) -> np.ndarray:
     """A number in [0, 1) for each 64-bit hash: the same for ever, and another for another salt.
 

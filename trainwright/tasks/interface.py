@@ -27,6 +27,8 @@ class Rows(Protocol):
     SCHEMA: pa.Schema
     TEXTS: tuple[Text, ...]
     IDENTITY: tuple[str, ...]  # the columns whose equality makes two rows duplicates
+    MAIN: tuple[str, ...]  # of the main text, which no two splits share: the first of these columns that is not blank
+    GROUP: str  # the column of a source that names the group of a row
     QUESTIONS: tuple[str, ...]  # the text columns without spans that paraphrase rules may rewrite
     COLUMNS: Mapping[str, tuple[pa.DataType, ...]]  # the columns that a source may bring, each with its possible types
     GOLD: tuple[str, ...]  # those of them that say what is right: not read where rows are to be predicted

@@ -79,7 +79,12 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     yield from shared.ingested(checked, limits)
     most = {name: longer_than(limits.max_text_characters, name) for name in ("text", "text_b")}
     for name, found in breaking(path, most).items():
-        yield none_of(f"{name}_length", f"no {name} has more than {limits.max_text_characters:,} characters", found)
+        yield none_of(
+            f"{name}_length",
+            f"no {name} has more than {limits.max_text_characters:,} characters",
+            found,
+            "max_text_characters",
+        )
     table = tables.read(path, ["id", "text_b", *rows.GOLD])
     kinds = np.stack([to_mask(table[name].is_valid()) for name in rows.GOLD])
     rare = kinds[kinds.sum(axis=1).argmax()]
@@ -101,13 +106,19 @@ def _labels(table: pa.Table, limits: params.IngestionGate) -> Iterator[Promise]:
     counts = Counter(names.to_pylist())
     yield Promise("label_count", "there are at least two labels", len(counts), minimum=2)
     most = share(max(counts.values(), default=0), table.num_rows)
-    yield Promise("label_share", "not nearly all rows have the same label", most, maximum=limits.max_label_share)
+    yield Promise(
+        "label_share",
+        "not nearly all rows have the same label",
+        most,
+        maximum=limits.max_label_share,
+        keys=("max_label_share",),
+    )
     if limits.labels:
         others = ~to_mask(pc.is_in(names, value_set=pa.array(limits.labels)))
         strange = owner[others]
         says = f"every label is one of {', '.join(limits.labels)}{_others(names.filter(pa.array(others)))}"
         mask = np.isin(np.arange(table.num_rows), strange)
-        yield none_of("labels_allowed", says, named(table["id"], mask))
+        yield none_of("labels_allowed", says, named(table["id"], mask), "labels")
 
 
 def _others(names: pa.Array) -> str:
@@ -168,11 +179,18 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     bare = [id for id in found["bare"] if id not in quarantined]
     yield none_of("features_for_all", "every row has one feature, but for those in quarantine", bare)
     yield none_of("features_of_rows", "every feature is of a row", found["strays"])
-    yield none_of("lengths", f"a feature has from 1 to {longest} tokens", found["long"])
+    yield none_of("lengths", f"a feature has from 1 to {longest} tokens", found["long"], "tokenization.max_length")
     yield none_of("labels_read_back", "a feature's label, read back, is its row's", found["labels"])
     says = f"the share of texts cut to {longest} tokens is small enough"
     cut = share(len(found["truncated"]), seen)
-    yield Promise("truncated_share", says, cut, maximum=limits.max_truncated_share, rows=found["truncated"])
+    yield Promise(
+        "truncated_share",
+        says,
+        cut,
+        maximum=limits.max_truncated_share,
+        rows=found["truncated"],
+        keys=("max_truncated_share",),
+    )
 
 
 def _look(features: pa.Table, table: pa.Table, learned: dict[str, Any], longest: int) -> dict[str, list[str]]:
@@ -250,7 +268,14 @@ def evaluation(checked: Checked, limits: EvaluationGate) -> Iterator[Promise]:
     losses = read_json(checked.folder / "losses.json")
     for split in tables.SPLITS[1:]:
         loss = number(losses, split)
-        yield Promise(f"{split}_loss", f"the loss on {split} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{split}_loss",
+            f"the loss on {split} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
 
 
 def _unsound(outputs: pa.Table, learned: dict[str, Any]) -> Mask:
@@ -286,7 +311,7 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
     most = Counter(_key(said) for said in given.values()).most_common(1)
     says = "not nearly all rows have the same prediction"
     same = share(most[0][1] if most else 0, len(ids))
-    yield Promise("predicted_share", says, same, maximum=limits.max_predicted_share)
+    yield Promise("predicted_share", says, same, maximum=limits.max_predicted_share, keys=("max_predicted_share",))
     metrics = read_json(checked.folder / "metrics.json")
     for name in HEADLINES[tuned["gold"]]:
         value, most_points = number(metrics, "test", name, "value"), None if name == "mae" else 100
@@ -318,5 +343,5 @@ def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     floors = {name.removeprefix("min_"): floor for name, floor in limits.model_dump().items() if floor is not None}
     for name, floor in floors.items():
         value = number(metrics, "test", name, "value")
-        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor)
+        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor, keys=(f"min_{name}",))
     yield from models.published(checked)

@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
 )
 TEXTS = (Text("text"), Text("text_b", optional=True))
 IDENTITY = ("text", "text_b")
+MAIN = ("text",)
+GROUP = "group"
 QUESTIONS: tuple[str, ...] = ()
 GOLD = ("label", "labels", "value")
 CONTENT = ("text", "text_b", "label", "labels", "value")  # what an id is made of where there is none

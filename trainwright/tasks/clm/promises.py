@@ -56,7 +56,7 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     yield from shared.ingested(checked, limits)
     most = limits.max_text_characters
     long = breaking(path, {"text": longer_than(most, "text")})["text"]
-    yield none_of("text_length", f"no text has more than {most:,} characters", long)
+    yield none_of("text_length", f"no text has more than {most:,} characters", long, "max_text_characters")
 
 
 def cleaning(checked: Checked, limits: CleaningGate) -> Iterator[Promise]:
@@ -88,7 +88,14 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     for kind, ids in broken.items():
         yield none_of(kind, KINDS[kind].format(most), ids)
     part = share(len(lossy), total)
-    yield Promise("misaligned_share", KINDS["lossy"], part, maximum=limits.max_misaligned_share, rows=lossy)
+    yield Promise(
+        "misaligned_share",
+        KINDS["lossy"],
+        part,
+        maximum=limits.max_misaligned_share,
+        rows=lossy,
+        keys=("max_misaligned_share",),
+    )
     listed = set(tables.read(folder / "misaligned.parquet")["id"].to_pylist())
     says = "misaligned.parquet lists the texts that lose characters, and no others"
     yield none_of("misaligned_listed", says, sorted(listed ^ set(lossy)))
@@ -189,7 +196,14 @@ def _unsound(outputs: pa.Table, expected: pa.Table, table: pa.Table) -> tuple[li
 def _losses(name: str, losses: Any, outputs: pa.Table, limits: EvaluationGate) -> Iterator[Promise]:
     loss = number(losses, name)
     if name != "untrained":  # how bad a model is before it is trained is no fault
-        yield Promise(f"{name}_loss", f"the loss on {name} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{name}_loss",
+            f"the loss on {name} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
     mean = pc.mean(pc.list_flatten(outputs["loss"])).as_py()
     difference = None if loss is None or mean is None else abs(mean - loss)
     says = f"the loss on {name} is the mean of its tokens' losses"
@@ -203,7 +217,9 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
     yield none_of("predictions_for_all", "there is a continuation of every test text, and of no other", strays)
     empty = sum(not isinstance(predictions.get(id), str) or not predictions[id] for id in ids)
     says = "not too many continuations are empty"
-    yield Promise("empty_share", says, share(empty, len(ids)), maximum=limits.max_empty_share)
+    yield Promise(
+        "empty_share", says, share(empty, len(ids)), maximum=limits.max_empty_share, keys=("max_empty_share",)
+    )
     metrics = read_json(folder / "metrics.json")
     for name, least in (("loss", 0), ("perplexity", 1), ("nats_per_character", 0), ("nats_per_byte", 0)):
         value = number(metrics, "test", name, "value")
@@ -218,5 +234,7 @@ def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     metrics = read_json(checked.open("postprocessing") / "metrics.json")
     value = number(metrics, "test", "nats_per_character", "value")
     says = "nats per character on test are as few as they have to be"
-    yield Promise("test_nats_per_character", says, value, 0, limits.max_nats_per_character)
+    yield Promise(
+        "test_nats_per_character", says, value, 0, limits.max_nats_per_character, keys=("max_nats_per_character",)
+    )
     yield from models.published(checked)

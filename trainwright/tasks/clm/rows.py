@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 
 from trainwright.core.errors import Fault
 from trainwright.rows import documents
-from trainwright.rows.documents import GOLD, IDENTITY, QUESTIONS, TEXTS, stratum
+from trainwright.rows.documents import GOLD, GROUP, IDENTITY, MAIN, QUESTIONS, TEXTS, stratum
 
-__all__ = ["COLUMNS", "GOLD", "IDENTITY", "QUESTIONS", "SCHEMA", "TEXTS", "from_source", "stratum"]
+__all__ = ["COLUMNS", "GOLD", "GROUP", "IDENTITY", "MAIN", "QUESTIONS", "SCHEMA", "TEXTS", "from_source", "stratum"]
 
 SCHEMA = pa.schema(
     [

@@ -58,7 +58,7 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     yield from shared.ingested(checked, limits)
     most = limits.max_text_characters
     long = breaking(path, {"text": longer_than(most, "text")})["text"]
-    yield none_of("text_length", f"no text has more than {most:,} characters", long)
+    yield none_of("text_length", f"no text has more than {most:,} characters", long, "max_text_characters")
 
 
 def cleaning(checked: Checked, limits: CleaningGate) -> Iterator[Promise]:
@@ -87,7 +87,7 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     says = "every document has windows, but for those in quarantine"
     yield none_of("features_for_all", says, [id for id in ids("bare") if id not in quarantined])
     yield none_of("features_of_rows", "every window is of a document", [id for part in seen for id in part.of_no_row])
-    yield none_of("lengths", f"no window has more than {most} tokens", ids("too_long"))
+    yield none_of("lengths", f"no window has more than {most} tokens", ids("too_long"), "tokenization.max_length")
     says = "in every window each token has its word, its place in the document and its unigram loss"
     yield none_of("lists_even", says, ids("uneven"))
     yield none_of("words_to_mask", "every window has a word that can be masked", ids("wordless"))
@@ -97,7 +97,9 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     lossy = ids("lossy")
     says = "tokens stand for every character but white space, in all but a small share of the documents"
     part = share(len(lossy), sum(len(part.ids) for part in seen))
-    yield Promise("misaligned_share", says, part, maximum=limits.max_misaligned_share, rows=lossy)
+    yield Promise(
+        "misaligned_share", says, part, maximum=limits.max_misaligned_share, rows=lossy, keys=("max_misaligned_share",)
+    )
     listed = set(tables.read(folder / "misaligned.parquet")["id"].to_pylist())
     says = "misaligned.parquet lists the documents that lose characters, and no others"
     yield none_of("misaligned_listed", says, sorted(listed ^ set(lossy)))
@@ -230,7 +232,14 @@ UNSOUND = {
 def _losses(name: str, losses: Any, outputs: pa.Table, limits: EvaluationGate) -> Iterator[Promise]:
     loss = number(losses, name)
     if name != "untrained":  # how bad a model is before it is trained is no fault
-        yield Promise(f"{name}_loss", f"the loss on {name} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{name}_loss",
+            f"the loss on {name} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
     mean = pc.mean(pc.list_flatten(outputs["loss"])).as_py()
     difference = None if loss is None or mean is None else abs(mean - loss)
     says = f"the loss on {name} is the mean of its tokens' losses"
@@ -285,7 +294,9 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
             unfilled.append(id)
     yield none_of("blanks_at_offsets", "what a blank hides is what stands in its document at its offset", misplaced)
     yield none_of("blanks_filled", "every blank has fillings, most likely first", unfilled)
-    yield Promise("blanks", "there are enough blanks to be filled", blanks, minimum=limits.min_blanks)
+    yield Promise(
+        "blanks", "there are enough blanks to be filled", blanks, minimum=limits.min_blanks, keys=("min_blanks",)
+    )
     metrics = read_json(checked.folder / "metrics.json")
     loss, perplexity = (number(metrics, "test", name, "value") for name in ("loss", "perplexity"))
     yield Promise("test_loss", "the loss on test is defined, in nats", loss, 0)
@@ -313,8 +324,10 @@ def _filled(blank: dict[str, Any]) -> bool:
 def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     metrics = read_json(checked.open("postprocessing") / "metrics.json")
     accuracy, perplexity = (number(metrics, "test", name, "value") for name in ("accuracy", "perplexity"))
-    yield Promise("test_accuracy", "accuracy on test reaches its floor", accuracy, limits.min_accuracy)
+    yield Promise(
+        "test_accuracy", "accuracy on test reaches its floor", accuracy, limits.min_accuracy, keys=("min_accuracy",)
+    )
     if limits.max_perplexity is not None:
         says = "perplexity on test is as low as it has to be"
-        yield Promise("test_perplexity", says, perplexity, maximum=limits.max_perplexity)
+        yield Promise("test_perplexity", says, perplexity, maximum=limits.max_perplexity, keys=("max_perplexity",))
     yield from models.published(checked)

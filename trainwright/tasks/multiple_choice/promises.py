@@ -94,12 +94,14 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     found = breaking(
         path, {"context": longer_than(limits.max_context_characters, "context"), "choice": _longer_choices(most)}
     )
-    yield none_of("context_length", says, found["context"])
-    yield none_of("choice_length", f"no choice has more than {most:,} characters", found["choice"])
+    yield none_of("context_length", says, found["context"], "max_context_characters")
+    yield none_of(
+        "choice_length", f"no choice has more than {most:,} characters", found["choice"], "max_choice_characters"
+    )
     answer = tables.read(path, ["answer"])["answer"].to_numpy()
     often = share(int(np.bincount(answer[answer >= 0]).max(initial=0)), len(answer))
     says = "no place among the choices is right nearly always"
-    yield Promise("answer_share", says, often, maximum=limits.max_answer_share)
+    yield Promise("answer_share", says, often, maximum=limits.max_answer_share, keys=("max_answer_share",))
 
 
 def _longer_choices(most: int) -> Any:
@@ -158,14 +160,21 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     yield none_of("features_of_rows", "every feature is of a row", [name for part in seen for name in part.strays])
     yield none_of("inputs_for_choices", "every choice has an input of tokens of its own", ids("uneven"))
     says = f"no choice has more than {checked.params.max_length} tokens"
-    yield none_of("lengths", says, ids("too_long"))
+    yield none_of("lengths", says, ids("too_long"), "tokenization.max_length")
     yield none_of("labels_are_answers", "the label is the row's answer", ids("mislabelled"))
     total = sum(len(part.ids) for part in seen)
     for kind, limit, says in (
         ("truncated", limits.max_truncated_share, "the share of rows of which the context was cut is small enough"),
         ("indistinct", limits.max_indistinct_share, "the share of rows with two choices of the same tokens is small"),
     ):
-        yield Promise(f"{kind}_share", says, share(len(ids(kind)), total), maximum=limit, rows=ids(kind))
+        yield Promise(
+            f"{kind}_share",
+            says,
+            share(len(ids(kind)), total),
+            maximum=limit,
+            rows=ids(kind),
+            keys=(f"max_{kind}_share",),
+        )
     listed = set(tables.read(folder / "misaligned.parquet")["id"].to_pylist())
     yield none_of("misaligned_listed", "misaligned.parquet lists no row", sorted(listed))
 
@@ -243,7 +252,14 @@ def evaluation(checked: Checked, limits: EvaluationGate) -> Iterator[Promise]:
     losses = read_json(checked.folder / "losses.json")
     for split in tables.SPLITS[1:]:
         loss = number(losses, split)
-        yield Promise(f"{split}_loss", f"the loss on {split} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{split}_loss",
+            f"the loss on {split} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
 
 
 def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Iterator[Promise]:
@@ -265,7 +281,7 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
     places = [p["choice"] for p in given.values() if isinstance(p, dict) and isinstance(p.get("choice"), int)]
     often = share(max(map(places.count, set(places)), default=0), len(places))
     says = "predictions do not nearly all fall on one place among the choices"
-    yield Promise("choice_share", says, often, maximum=limits.max_choice_share)
+    yield Promise("choice_share", says, often, maximum=limits.max_choice_share, keys=("max_choice_share",))
     metrics = read_json(checked.folder / "metrics.json")
     value = number(metrics, "test", "accuracy", "value")
     yield Promise("test_accuracy", "accuracy on test is defined, in points of 100", value, 0, 100)
@@ -294,5 +310,7 @@ def _whole(nbest: Any, choices: list[str]) -> bool:
 def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     metrics = read_json(checked.open("postprocessing") / "metrics.json")
     value = number(metrics, "test", "accuracy", "value")
-    yield Promise("test_accuracy", "accuracy on test reaches its floor", value, limits.min_accuracy)
+    yield Promise(
+        "test_accuracy", "accuracy on test reaches its floor", value, limits.min_accuracy, keys=("min_accuracy",)
+    )
     yield from models.published(checked)

@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
 )
 TEXTS = (Text("context", optional=True), Text("question"), Text("choices"))
 IDENTITY = ("context", "question", "choices")
+MAIN = ("context", "question")
+GROUP = "group"
 QUESTIONS = ("question",)
 
 UNKNOWN = -1

@@ -106,11 +106,13 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     yield from shared.ingested(checked, limits)
     most = limits.max_text_characters
     long = breaking(path, {"text": longer_than(most, "text")})["text"]
-    yield none_of("text_length", f"no text has more than {most:,} characters", long)
+    yield none_of("text_length", f"no text has more than {most:,} characters", long, "max_text_characters")
     labels = tables.read(path, ["span_label"])["span_label"].combine_chunks().flatten()
-    yield Promise("enough_entities", "there are enough entities", len(labels), limits.min_entities)
+    yield Promise(
+        "enough_entities", "there are enough entities", len(labels), limits.min_entities, keys=("min_entities",)
+    )
     says = "there are not suspiciously many labels"
-    yield Promise("label_count", says, pc.count_distinct(labels).as_py(), 1, limits.max_labels)
+    yield Promise("label_count", says, pc.count_distinct(labels).as_py(), 1, limits.max_labels, keys=("max_labels",))
 
 
 def cleaning(checked: Checked, limits: CleaningGate) -> Iterator[Promise]:
@@ -156,7 +158,7 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     ]
     yield none_of("features_for_all", "every row has features, but for those in quarantine", missing)
     yield none_of("features_of_rows", "every feature is of a row", [name for part in seen for name in part.of_no_row])
-    yield none_of("lengths", f"no feature has more than {limit} tokens", ids("too_long"))
+    yield none_of("lengths", f"no feature has more than {limit} tokens", ids("too_long"), "tokenization.max_length")
     yield none_of(
         "labels_known",
         "every label is one of those learned, and every labelled place is one of the window's",
@@ -170,7 +172,14 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     misaligned = ids("misaligned")
     says = "entities read back from the labels are exactly the row's, but for a small share of rows"
     most = limits.max_misaligned_share
-    yield Promise("misaligned_share", says, share(len(misaligned), rows_there), maximum=most, rows=misaligned)
+    yield Promise(
+        "misaligned_share",
+        says,
+        share(len(misaligned), rows_there),
+        maximum=most,
+        rows=misaligned,
+        keys=("max_misaligned_share",),
+    )
     listed = set(tables.read(folder / "misaligned.parquet")["id"].to_pylist())
     says = "misaligned.parquet lists the rows whose labels do not read back to their entities, and no others"
     yield none_of("misaligned_listed", says, sorted(listed ^ set(misaligned)))
@@ -299,7 +308,14 @@ def evaluation(checked: Checked, limits: EvaluationGate) -> Iterator[Promise]:
     losses = read_json(checked.folder / "losses.json")
     for split in tables.SPLITS[1:]:
         loss = number(losses, split)
-        yield Promise(f"{split}_loss", f"the loss on {split} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{split}_loss",
+            f"the loss on {split} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
 
 
 def _unsound(outputs: pa.Table, table: pa.Table) -> dict[str, list[str]]:
@@ -343,7 +359,7 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
     gold = int(pc.sum(pc.list_value_length(test["span_label"])).as_py() or 0)
     says = "there are not many times as many entities as there should be"
     ratio = share(sum(map(len, given)), gold)
-    yield Promise("entities_ratio", says, ratio, maximum=limits.max_entities_ratio)
+    yield Promise("entities_ratio", says, ratio, maximum=limits.max_entities_ratio, keys=("max_entities_ratio",))
     metrics = read_json(checked.folder / "metrics.json")
     for name in ("f1", "macro_f1", "recall"):  # precision is undefined where nothing was found
         value = number(metrics, "test", name, "value")
@@ -369,5 +385,5 @@ def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     metrics = read_json(checked.open("postprocessing") / "metrics.json")
     for name, floor in (("f1", limits.min_f1), ("macro_f1", limits.min_macro_f1)):
         value = number(metrics, "test", name, "value")
-        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor)
+        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor, keys=(f"min_{name}",))
     yield from models.published(checked)

@@ -40,6 +40,8 @@ TEXTS = (
     Text("text", starts="span_start", texts="span_text", labels=("span_label",), pieces=("token_start", "token_end")),
 )
 IDENTITY = ("text",)
+MAIN = ("text",)
+GROUP = "group"
 QUESTIONS: tuple[str, ...] = ()
 GOLD = ("spans", "tags")
 SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])

@@ -61,12 +61,19 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     most = {"question": limits.max_question_characters, "context": limits.max_context_characters}
     found = breaking(path, {column: longer_than(limit, column) for column, limit in most.items()})
     for column, limit in most.items():
-        yield none_of(f"{column}_length", f"no {column} has more than {limit:,} characters", found[column])
+        yield none_of(
+            f"{column}_length",
+            f"no {column} has more than {limit:,} characters",
+            found[column],
+            f"max_{column}_characters",
+        )
     answers = tables.read(path, ["answer_text"])["answer_text"]
     unanswerable = share(int(to_mask(pc.equal(pc.list_value_length(answers), 0)).sum()), len(answers))
     says = "the share of unanswerable questions is as expected"
     between = (limits.min_unanswerable_share, limits.max_unanswerable_share)
-    yield Promise("unanswerable_share", says, unanswerable, *between)
+    yield Promise(
+        "unanswerable_share", says, unanswerable, *between, keys=("min_unanswerable_share", "max_unanswerable_share")
+    )
 
 
 def cleaning(checked: Checked, limits: CleaningGate) -> Iterator[Promise]:
@@ -95,7 +102,7 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     yield none_of("features_for_all", "every row has features, but for those in quarantine", bare)
     yield none_of("features_of_rows", "every feature is of a row", [name for part in seen for name in part.of_no_row])
     says = f"no feature has more than {checked.params.max_length} tokens"
-    yield none_of("lengths", says, ids(lambda part: part.too_long))
+    yield none_of("lengths", says, ids(lambda part: part.too_long), "tokenization.max_length")
     says = "labels are the null position, or a start and an end in the context"
     yield none_of("labels_in_context", says, ids(lambda part: part.outside))
     says = "a window that is labelled holds its whole answer between its labels"
@@ -104,7 +111,14 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     misaligned = ids(lambda part: part.misaligned)
     says = "labels decode to their answer exactly, but for a small share"
     limit = limits.max_misaligned_share
-    yield Promise("misaligned_share", says, share(len(misaligned), answerable), maximum=limit, rows=misaligned)
+    yield Promise(
+        "misaligned_share",
+        says,
+        share(len(misaligned), answerable),
+        maximum=limit,
+        rows=misaligned,
+        keys=("max_misaligned_share",),
+    )
     listed = set(tables.read(folder / "misaligned.parquet")["id"].to_pylist())
     says = "misaligned.parquet lists the rows whose labels do not decode to their answer, and no others"
     yield none_of("misaligned_listed", says, sorted(listed ^ set(misaligned)))
@@ -112,7 +126,9 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     truncated = named(train.ids, train.answerable & train.there & ~train.labelled)
     says = "the share of answerable training rows without a window that holds the answer is small enough"
     part = share(len(truncated), int(train.answerable.sum()))
-    yield Promise("truncated_share", says, part, maximum=limits.max_truncated_share, rows=truncated)
+    yield Promise(
+        "truncated_share", says, part, maximum=limits.max_truncated_share, rows=truncated, keys=("max_truncated_share",)
+    )
 
 
 @dataclass(frozen=True)
@@ -224,7 +240,14 @@ def evaluation(checked: Checked, limits: EvaluationGate) -> Iterator[Promise]:
     losses = read_json(checked.folder / "losses.json")
     for split in tables.SPLITS[1:]:
         loss = number(losses, split)
-        yield Promise(f"{split}_loss", f"the loss on {split} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{split}_loss",
+            f"the loss on {split} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
 
 
 def _unsound(outputs: pa.Table, table: pa.Table) -> dict[str, list[str]]:
@@ -267,7 +290,13 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
         says = "no question that has a window is left without an answer, since every question has one"
         yield none_of("no_empty_answers", says, named(test["id"], empty & seen))
     says = "not nearly all answers are empty"
-    yield Promise("empty_share", says, share(int(empty.sum()), len(ids)), maximum=limits.max_empty_share)
+    yield Promise(
+        "empty_share",
+        says,
+        share(int(empty.sum()), len(ids)),
+        maximum=limits.max_empty_share,
+        keys=("max_empty_share",),
+    )
     metrics = read_json(checked.folder / "metrics.json")
     for name in ("exact", "f1"):
         value = number(metrics, "test", name, "value")
@@ -283,7 +312,6 @@ def _unanswerable(path: Path) -> bool:
 def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     metrics = read_json(checked.open("postprocessing") / "metrics.json")
     for name, floor in (("exact", limits.min_exact), ("f1", limits.min_f1)):
-        yield Promise(
-            f"test_{name}", f"{name} on test reaches its floor", number(metrics, "test", name, "value"), floor
-        )
+        value = number(metrics, "test", name, "value")
+        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor, keys=(f"min_{name}",))
     yield from models.published(checked)

@@ -6,8 +6,9 @@ A source brings `context` and `question`, and answers in one of three forms: `an
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ from trainwright.rows.reading import (
     sound_rows,
     whole,
 )
+from trainwright.rows.scripts import cuts_word
 
 SCHEMA = pa.schema(
     [
@@ -46,6 +48,8 @@ SCHEMA = pa.schema(
 TEXTS = (Text("context", starts="answer_start", texts="answer_text"), Text("question"))
 GOLD = ("answers", "answer", "answer_start", "is_impossible")
 IDENTITY = ("context", "question")
+MAIN = ("context",)
+GROUP = "title"
 CONTENT = ("context", "question", "answer_text", "answer_start")  # what an id is made of where there is none
 QUESTIONS = ("question",)
 
@@ -249,18 +253,32 @@ def _check_answerable(table: pa.Table, answers: _Answers, faulty: Faulty) -> Non
 
 
 def _find_starts(contexts: pa.Array, codes: Integers, answers: _Answers, faulty: Faulty) -> None:
-    """Set the starts that the source leaves open, where the answer occurs exactly once."""
+    """Set the starts that the source leaves open, where the answer stands exactly once as whole words."""
     remedy = "Give answer_start, in characters."
     for at in np.flatnonzero(answers.unknown).tolist():
         row, text = answers.row[at], answers.text[at].as_py()
         context = contexts[int(codes[row])].as_py()
-        start = context.find(text)
-        answers.start[at] = start
-        if start < 0:
+        first = context.find(text)
+        found = list(islice(_whole_words(context, text), 2))
+        answers.start[at] = found[0] if found else first
+        if first < 0:
             faulty.note(row[None], "answer_start", "the answer is not in its context", "Mend the answer.")
-        elif context.find(text, start + 1) >= 0:
+        elif not found:
+            reason = "there is no answer_start, and the answer stands only inside a word"
+            mend = "Mend the answer, or give answer_start, in characters."
+            faulty.note(row[None], "answer_start", reason, mend)
+        elif len(found) > 1:
             reason = "there is no answer_start, and the answer occurs more than once"
             faulty.note(row[None], "answer_start", reason, remedy)
+
+
+def _whole_words(context: str, text: str) -> Iterator[int]:
+    """Yield the places where `text` stands and cuts no word or number of `context` in two."""
+    start = context.find(text)
+    while start >= 0:
+        if not cuts_word(context, start) and not cuts_word(context, start + len(text)):
+            yield start
+        start = context.find(text, start + 1)
 
 
 def _check_spans(contexts: pa.Array, codes: Integers, answers: _Answers, faulty: Faulty) -> None:

@@ -66,7 +66,12 @@ def ingestion(checked: Checked, limits: params.IngestionGate) -> Iterator[Promis
     most = {"source": limits.max_source_characters, "target": limits.max_target_characters}
     found = breaking(path, {column: longer_than(limit, column) for column, limit in most.items()})
     for column, limit in most.items():
-        yield none_of(f"{column}_length", f"no {column} has more than {limit:,} characters", found[column])
+        yield none_of(
+            f"{column}_length",
+            f"no {column} has more than {limit:,} characters",
+            found[column],
+            f"max_{column}_characters",
+        )
     table = tables.read(path, ["id", "target"])
     without = to_mask(table["target"].is_null())
     fewer = without if without.sum() * 2 <= len(without) else ~without
@@ -115,12 +120,24 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     yield none_of("baselines_known", "the loss of the train split's frequencies is a number for every target", known)
     cut, total = ids("cut"), sum(len(part.ids) for part in seen)
     says = "the share of rows that the limits cut is small enough"
-    yield Promise("truncated_share", says, share(len(cut), total), maximum=limits.max_truncated_share, rows=cut)
+    yield Promise(
+        "truncated_share",
+        says,
+        share(len(cut), total),
+        maximum=limits.max_truncated_share,
+        rows=cut,
+        keys=("max_truncated_share",),
+    )
     tokens, unknown = (sum(part.counts[name] for part in seen) for name in ("tokens", "unknown"))
     says = "the share of target tokens that the tokenizer does not know is small enough"
     strange = ids("unknown")
     yield Promise(
-        "unknown_share", says, share(unknown, tokens), maximum=limits.max_unknown_share, rows=strange if unknown else []
+        "unknown_share",
+        says,
+        share(unknown, tokens),
+        maximum=limits.max_unknown_share,
+        rows=strange if unknown else [],
+        keys=("max_unknown_share",),
     )
     listed = set(tables.read(folder / "misaligned.parquet")["id"].to_pylist())
     says = "misaligned.parquet lists the rows with a target that the tokenizer does not know whole, and no others"
@@ -207,7 +224,14 @@ def evaluation(checked: Checked, limits: EvaluationGate) -> Iterator[Promise]:
     losses = read_json(checked.folder / "losses.json")
     for split in tables.SPLITS[1:]:
         loss = number(losses, split)
-        yield Promise(f"{split}_loss", f"the loss on {split} is a number, and not too high", loss, 0, limits.max_loss)
+        yield Promise(
+            f"{split}_loss",
+            f"the loss on {split} is a number, and not too high",
+            loss,
+            0,
+            limits.max_loss,
+            keys=("max_loss",),
+        )
 
 
 def _unsound(outputs: pa.Table) -> dict[str, tuple[str, Mask]]:
@@ -234,7 +258,9 @@ def postprocessing(checked: Checked, limits: params.PostprocessingGate) -> Itera
     yield none_of("predictions_are_texts", "every prediction is a text", other)
     empty = sum(1 for id in ids if not str(predictions.get(id) or "").strip())
     says = "not nearly all predictions are empty"
-    yield Promise("empty_share", says, share(empty, len(ids)), maximum=limits.max_empty_share)
+    yield Promise(
+        "empty_share", says, share(empty, len(ids)), maximum=limits.max_empty_share, keys=("max_empty_share",)
+    )
     metrics: Any = read_json(checked.folder / "metrics.json")
     for name in SCORES:
         value = number(metrics, "test", name, "value")
@@ -248,5 +274,5 @@ def report(checked: Checked, limits: params.ReportGate) -> Iterator[Promise]:
     metrics = read_json(checked.open("postprocessing") / "metrics.json")
     for name in (*SCORES, "margin"):
         value, floor = number(metrics, "test", name, "value"), getattr(limits, f"min_{name}")
-        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor)
+        yield Promise(f"test_{name}", f"{name} on test reaches its floor", value, floor, keys=(f"min_{name}",))
     yield from models.published(checked)

@@ -25,6 +25,8 @@ SCHEMA = pa.schema(
 )
 TEXTS = (Text("source"), Text("target", augment=False))
 IDENTITY = ("source", "target")
+MAIN = ("source",)
+GROUP = "group"
 QUESTIONS: tuple[str, ...] = ()
 GOLD = ("target",)
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
