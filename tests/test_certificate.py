@@ -129,6 +129,13 @@ def test_a_certificate_that_no_gate_wrote_shuts_it_without_a_traceback(where: La
         certificate.check(where, section(), "cleaning")
 
 
+def test_a_pipe_in_place_of_a_result_is_refused_without_waiting(where: Layout) -> None:
+    where.gate_result("cleaning").unlink()
+    os.mkfifo(where.gate_result("cleaning"))
+    with pytest.raises(RefusedError, match=r"result\.json cannot be read"):
+        certificate.check(where, section(), "cleaning")
+
+
 def test_a_stage_reads_the_bytes_that_were_checked(where: Layout) -> None:
     rows = where.stage("cleaning") / "rows.parquet"
     folder = Run(where, section()).open("cleaning")

@@ -78,6 +78,14 @@ def test_refreshing_unchanged_bytes_leaves_the_same_file(csv: tuple[Layout, Pipe
     assert csv[0].source_pin.read_bytes() == before
 
 
+def test_a_pipe_in_place_of_a_pin_is_refused_without_waiting(csv: tuple[Layout, Pipeline]) -> None:
+    layout, pipeline = csv
+    layout.source_pin.unlink(missing_ok=True)
+    layout.source_pin.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(layout.source_pin)
+    assert refused(layout, pipeline).reason == "the pin cannot be read"
+
+
 def test_without_a_pin_the_remedy_is_named(csv: tuple[Layout, Pipeline]) -> None:
     fault = refused(*csv)
     assert (fault.file, fault.reason) == ("data/sample-qa/source.json", "the source has no pin yet")

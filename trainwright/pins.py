@@ -149,6 +149,8 @@ def _read(layout: Layout) -> Pin:
     name = layout.source_pin.relative_to(layout.root).as_posix()
     remedy = f"Restore it with Git, or remove it and run `trainwright refresh {layout.pipeline}`."
     try:
+        if not layout.source_pin.is_file():  # a pipe would be waited for
+            raise ValueError("no plain file")
         pin = json.loads(layout.source_pin.read_text(encoding="utf-8"))
         whole = all(key in pin for key in ("uri", "commit", "rows", "bytes", "sha256"))
         whole = whole and all({"path", "bytes", "sha256"} <= part.keys() for part in pin["files"])

@@ -92,6 +92,8 @@ def check(layout: Layout, params: Pipeline, gate: str, folder: Path | None = Non
 
 def _read(path: Path, gate: str, remedy: str, renew: str) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("no plain file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RefusedError(f"The {gate} gate has left no {path.name}. {remedy}") from None
