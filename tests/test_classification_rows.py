@@ -1,6 +1,7 @@
 """What a source may bring to classification, and what is said of each row that cannot be used."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from trainwright.core.errors import Fault, InputError
 from trainwright.core.params import Source
 from trainwright.core.yaml_file import read_yaml
 from trainwright.tasks.classification import rows
+from trainwright.tasks.classification.params import IngestionGate
 
 ROOT = Path(__file__).parent.parent
 
@@ -175,3 +177,22 @@ def test_the_recipe_on_the_sample_corpus_reads_one_of_sixteen_topics_for_each_pa
     assert (first["id"], first["label"]) == ("Pantheon in Rome", "architecture")
     assert first["text"].startswith("Completed around AD 126")
     assert pc.value_counts(found["label"]).field("counts").to_pylist() == [8] * 16
+
+
+UNSHOWN = ["a\x1bb", "a\0", "\x0ba", "a\nb", "a\x85", "a\u202eb", "a\u200b", "a\ufffe", "\uffff"]
+
+
+@pytest.mark.parametrize("label", UNSHOWN)
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_a_label_with_a_hidden_character_is_refused_by_row_and_label(tmp_path: Path, label: str, column: str) -> None:
+    lines = [{"text": t, column: v if column == "label" else [v]} for t, v in (("one", "good"), ("two", label))]
+    found, (fault,) = read(tmp_path / "in.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    assert (found.num_rows, fault.row, fault.field) == (1, "line 2", column)
+    assert re.search(r"the label '.+' holds the character U\+[0-9A-F]{4}, which cannot be shown", fault.reason)
+    assert fault.reason.isprintable()
+    with pytest.raises(ValueError, match="cannot be shown"):
+        IngestionGate(labels=["good", label])
+
+
+def test_joiners_of_scripts_and_emoji_may_stand_in_labels() -> None:
+    assert IngestionGate(labels=["می\u200cروم", "👩\u200d🚀", " a b ", "北京"]).labels

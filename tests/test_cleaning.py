@@ -17,7 +17,7 @@ from trainwright.core import tasks
 from trainwright.core.params import Cleaning, Source
 from trainwright.rows import tables
 from trainwright.rows.columns import Text
-from trainwright.text.cleaning import clean_text
+from trainwright.text.cleaning import _normalized, clean_text
 from trainwright.text.duplicates import preference, repeated
 
 QA = tasks.load("qa", "rows")
@@ -265,3 +265,16 @@ def test_clean_rows_come_back_untouched_and_a_table_without_rows_stays_a_table()
     rows = qa_rows({"context": "Iron rusts.", "answers": ["Iron"]})
     assert cleaning(rows, ALL, QA).rows.equals(rows)
     assert cleaning(rows.slice(0, 0), ALL, QA).rows.num_rows == 0
+
+
+def test_many_alternating_marks_are_normalized_in_linear_work():
+    marks = 150_000
+    cleaned = clean_text("a" + "\u0301\u0316" * marks + " b", Cleaning()).text
+    assert cleaned == "\u00e1" + "\u0316" * marks + "\u0301" * (marks - 1) + " b"
+
+
+@given(st.lists(st.sampled_from([*"ae\u0301\u0316\u0327\u0345\u1161\u1100\u09be\u0344\u0958\ufb01"]), min_size=60))
+def test_long_runs_of_marks_have_the_normal_form_of_unicode(characters):
+    text = "".join(characters)
+    for form in ("NFC", "NFKC"):
+        assert _normalized(text, form) == unicodedata.normalize(form, text)

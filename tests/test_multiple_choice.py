@@ -353,3 +353,10 @@ def test_a_question_without_a_prediction_counts_as_wrong():
     each = scores.each(MIXED, found, "en")
     assert each["accuracy"].to_pylist() == [1, 0, 1]
     assert each["gold"].to_pylist()[1] == {"choice": 2, "text": "good 3"}
+
+
+def test_a_choice_label_with_a_hidden_character_is_refused(tmp_path):
+    record = {"question": "a?", "choices": {"text": ["x", "y"], "label": ["A\x1b", "B"]}, "answer": "B"}
+    _, (fault,) = read(tmp_path, "a.jsonl", lines(record))
+    assert (fault.row, fault.field) == ("line 1", "choices")
+    assert fault.reason == "the label 'A\\x1b' holds the character U+001B, which cannot be shown"

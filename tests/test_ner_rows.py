@@ -110,7 +110,9 @@ def test_documents_are_groups_and_sentences_without_any_are_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "row", "field", "reason"),
     [
-        ("good O\n\nAda\tB-PER\textra\nx\tO\n", "line 3", "tokens", "line 3 has 3 columns"),
+        ("good O\n\nAda\tB-PER\textra\nx\tO\n", "line 3", "tokens", "line 3 has 3 columns, and other lines have 2"),
+        ("good O\n\nAda B-P\x1bER\n", "line 3", "tags", "holds the character U+001B"),
+        ("good O\n\nAda B-PER\x0b\n", "line 3", "tags", "holds the character U+000B"),
         ("good\tO\n\nx\tO\n\tO\n", "line 3", "tokens", "line 4 has no token"),
         ("good O\n\nis O\nAda\n", "line 3", "tags", "a token has no tag (token 2)"),
         ("good O\n\nAda PER\n", "line 3", "tags", "'PER' is not a tag (token 1)"),
@@ -125,6 +127,54 @@ def test_a_faulty_sentence_is_left_out_and_named(tmp_path, lines, row, field, re
     assert (fault.file, fault.row, fault.field) == ("in.conll", row, field)
     assert reason in fault.reason
     assert fault.remedy
+
+
+FOUR = "-DOCSTART- -X- -X- O\n\nAda NNP I-NP B-PER\nsings VBZ I-VP O\n\nOslo NNP I-NP B-LOC\n"
+
+
+def test_of_several_columns_the_first_is_the_token_and_the_last_the_tag(tmp_path):
+    found, faults = conll(tmp_path, FOUR)
+    assert ([row["text"] for row in found], faults) == (["Ada sings", "Oslo"], [])
+    assert [entities(row) for row in found] == [[("Ada", "PER")], [("Oslo", "LOC")]]
+
+
+def test_the_columns_of_token_and_tag_can_be_named(tmp_path):
+    lines = "1\tAda\tB-PER\t0\n2\tsings\tO\t0\n\n1\tOslo\tB-LOC\t0\n"
+    found, faults = conll(tmp_path, lines, token_column=2, tag_column=3)
+    assert ([row["text"] for row in found], faults) == (["Ada sings", "Oslo"], [])
+    assert entities(found[0]) == [("Ada", "PER")]
+    with pytest.raises(InputError, match=r"it is 5, and the file has 4 columns"):
+        conll(tmp_path, lines, token_column=2, tag_column=5)
+    with pytest.raises(ValueError, match="are for conll"):
+        Source(uri="a.csv", format="csv", tag_column=2)
+    with pytest.raises(ValueError, match="the same column"):
+        Source(uri="a.conll", format="conll", token_column=2, tag_column=2)
+
+
+def test_a_column_without_tags_is_refused_with_the_setting_that_names_another(tmp_path):
+    found, faults = conll(tmp_path, FOUR, tag_column=2)
+    assert not found
+    assert [fault.reason for fault in faults] == ["'NNP' is not a tag (token 1)"] * 2
+    assert all("source.tag_column" in fault.remedy for fault in faults)
+
+
+@pytest.mark.parametrize("token", ["\u00a0", "5\u00a0km", "\u3000", "a\u3000b", "\u0085", "a\u2028b", "\x0b", "a\x1cb"])
+@pytest.mark.parametrize("divider", [" ", "\t"])
+def test_only_space_and_tab_divide_the_columns_of_a_line(tmp_path, token, divider):
+    lines = f"runs O\n{token} O\nOslo B-LOC\n".replace(" ", divider)
+    (row,), faults = conll(tmp_path, lines)
+    assert not faults
+    starts_ends = zip(row["token_start"], row["token_end"], strict=True)
+    assert [row["text"][a:b] for a, b in starts_ends] == ["runs", token, "Oslo"]
+    assert entities(row) == [("Oslo", "LOC")]
+
+
+def test_thousands_of_different_bad_tags_take_linear_work(tmp_path):
+    count = 300_000
+    tags = [f"T{number}" for number in range(count)]
+    table = pa.table({"tokens": [["x"] * count], "tags": [tags], "place": ["p"]})
+    found, (fault,) = part.from_source(table, "made")
+    assert (found.num_rows, fault.reason) == (0, "'T0' is not a tag (token 1)")
 
 
 def test_tags_of_the_hub_that_are_numbers_of_classes_are_read_by_name():

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
@@ -463,3 +464,13 @@ def test_every_colour_of_a_picture_is_the_pages_own(gathered: facts.Facts) -> No
         assert 'role="img" aria-label="' in svg
     ids = [part for svg in drawn for part in svg.split('id="')[1:]]
     assert len({part.split('"')[0] for part in ids}) == len(ids)
+
+
+def test_pictures_hold_no_character_that_xml_cannot() -> None:
+    names = ["a\x1bb", "\0", "\ufffe", "c\ud800"]
+    cells = [{"gold": n, "predicted": n, "count": 1, "share": 1.0} for n in range(len(names))]
+    bars = [{"name": name, "value": 10.0, "words": name} for name in names]
+    drawn = [plots.confusion(names, cells, names[0]), plots.slices(bars, None, names[2], "labels", (0, 100))]
+    for svg in drawn:
+        ElementTree.fromstring(plots.alone(str(svg), ""))
+        assert "a\ufffdb" in svg

@@ -94,6 +94,8 @@ class Source(Section):
     `header` names the columns of a CSV or TSV file that begins without a line of names. `delimiter` is the character
     that divides its cells, if it is neither the usual one nor plain to see. `quoted` says whether cells may stand in
     quotes (true for csv) or quotes are text like any other (false for tsv, as in GLUE's own files).
+    `token_column` and `tag_column` say which columns of a CoNLL file hold tokens and tags, counted from 1; absent, the
+    first and the last do.
     """
 
     uri: str
@@ -111,6 +113,8 @@ class Source(Section):
     header: Annotated[list[str], Field(min_length=1)] | None = None
     quoted: bool = True
     delimiter: str | None = None
+    token_column: Annotated[int, Field(ge=1)] | None = None
+    tag_column: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -141,6 +145,15 @@ class Source(Section):
         for file in value.values():
             short(public(file))
         return value
+
+    @model_validator(mode="after")
+    def _columns_by_number_are_of_conll(self) -> "Source":
+        if (self.token_column or self.tag_column) and self.format != "conll":
+            reason = "`token_column` and `tag_column` are for conll; in a source of format"
+            raise ValueError(f"{reason} {self.format}, `columns` names the columns")
+        if self.token_column and self.token_column == self.tag_column:
+            raise ValueError("`token_column` and `tag_column` are the same column")
+        return self
 
     @model_validator(mode="after")
     def _cells_are_of_delimited_files(self) -> "Source":

@@ -20,6 +20,7 @@ LONGEST_LABEL = 24
 FONT = "Liberation Sans"  # vl-convert measures text with it; the page then sets its own
 NAMES = ("ink", "soft", "line", "accent", "second", "kept", "lost", "made", "train", "validation", "test", "panel")
 COLOUR = {name: f"#f1e{number:03d}" for number, name in enumerate(NAMES)}
+UNDRAWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 Records = list[dict[str, Any]]
 _NOTE: dict[str, Any] = {"fontSize": 12, "color": COLOUR["soft"]}
 
@@ -44,12 +45,21 @@ def _svg(chart: Any, label: str, key: str) -> Markup:
         .configure_view(stroke=None)
         .configure_legend(labelColor=COLOUR["soft"], title=None, orient="top", labelFontSize=12, symbolType="square")
     )
-    drawn = vl_convert.vegalite_to_svg(chart.to_dict(format="vega-lite"))
+    drawn = vl_convert.vegalite_to_svg(_cleaned(chart.to_dict(format="vega-lite")))
     for name, colour in COLOUR.items():
         drawn = drawn.replace(f'"{colour}"', f'"var(--{name})"')
     drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{key}-", drawn)
-    head = f'<svg role="img" aria-label="{escape(label)}" '
+    head = f'<svg role="img" aria-label="{escape(_cleaned(label))}" '
     return Markup(re.sub(r' (font-family|class|aria-\w+|role)="[^"]*"', "", drawn).replace("<svg ", head, 1))
+
+
+def _cleaned(value: Any) -> Any:
+    """Replace the characters that XML 1.0 cannot hold, in a text or in all texts of a chart."""
+    if isinstance(value, str):
+        return UNDRAWN.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(inner) for key, inner in value.items()}
+    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
 
 
 def alone(drawn: str, css: str) -> str:
@@ -205,6 +215,8 @@ def confusion(names: list[str], records: Records, label: str) -> Markup:
 
 
 def _cut(name: str) -> str:
+    """A label as an axis shows it; it goes into an expression, where JSON would hide a character from `_svg`."""
+    name = _cleaned(name)
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
 
 

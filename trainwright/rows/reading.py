@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.core import labels
 from trainwright.core.errors import Fault
 from trainwright.rows import tables
 
@@ -44,6 +45,18 @@ def note_texts(name: str, texts: pa.Array, owner: Integers | None, faulty: Fault
     ):
         mask = wrong.to_numpy(zero_copy_only=False)
         faulty.note(np.flatnonzero(mask if owner is None else mask[owner]), name, reason, "Mend or remove the row.")
+
+
+def note_labels(name: str, values: pa.Array, owner: Integers | None, faulty: Faulty) -> None:
+    """Note labels with control or invisible characters; `owner` is the row of each where a row may have several."""
+    for at in unshown_labels(values).tolist():
+        reason = str(labels.unshown(values[at].as_py()))
+        faulty.note(np.array([at if owner is None else owner[at]]), name, reason, labels.REMEDY)
+
+
+def unshown_labels(values: pa.Array) -> Integers:
+    """Return the places of the labels that hold a control or invisible character."""
+    return indices(pc.match_substring_regex(pc.utf8_trim(values.fill_null(""), labels.EDGES), labels.UNSHOWN))
 
 
 def note_splits(table: pa.Table, faulty: Faulty) -> None:

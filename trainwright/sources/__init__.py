@@ -239,7 +239,9 @@ def _table(source: Source, columns: Columns, records: Records, split: str | None
     if records.problems:
         problems = [records.problems.get(row) for row in range(count)]
         data["problem"] = pa.array([p and {"field": p[0], "reason": p[1]} for p in problems], PROBLEM)
-    return pa.table(data).replace_schema_metadata({"columns": json.dumps(records.found), "tags": source.tags})
+    return pa.table(data).replace_schema_metadata(
+        {"columns": json.dumps(records.found), "tags": source.tags, "format": source.format}
+    )
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ INVISIBLE = re.compile(
 )
 # A space or a line break by itself inside a text is as it should be, and by far the most common: not found.
 WHITESPACE = re.compile(r"\A\s+|\s{2,}|\s\Z|[^\S \n]")
+LONG_SEGMENT = 64  # characters
 LINE_BREAK = re.compile(r"\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 
 
@@ -209,7 +211,19 @@ def _unicode_form(text: str, form: Literal["NFC", "NFKC"]) -> list[Edit]:
         return []
     inner = "".join(re.escape(c) for c in sorted(set(text)) if not _begins_segment(c, form))
     segment = re.compile(rf".[{inner}]*" if inner else ".", re.DOTALL)
-    return edits.substitution(text, segment, lambda old: unicodedata.normalize(form, old[0]))
+    return edits.substitution(text, segment, lambda old: _normalized(old[0], form))
+
+
+def _normalized(segment: str, form: Literal["NFC", "NFKC"]) -> str:
+    """A segment in a normal form. `unicodedata` orders marks in quadratic time, so long runs come to it in order."""
+    if len(segment) <= LONG_SEGMENT:
+        return unicodedata.normalize(form, segment)
+    apart: Literal["NFD", "NFKD"] = "NFD" if form == "NFC" else "NFKD"
+    characters = "".join(unicodedata.normalize(apart, character) for character in segment)
+    ordered: list[str] = []
+    for _, run in groupby(characters, lambda character: unicodedata.combining(character) > 0):
+        ordered += sorted(run, key=unicodedata.combining)
+    return unicodedata.normalize(form, "".join(ordered))
 
 
 def _begins_segment(character: str, form: Literal["NFC", "NFKC"]) -> bool:

@@ -6,8 +6,9 @@ Whether rows have one label, several or a number is not said here: the source sa
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from trainwright.core.labels import unshown
 from trainwright.core.params import (
     NATURAL,
     POSITIVE,
@@ -48,6 +49,13 @@ class IngestionGate(Section):
     max_text_characters: POSITIVE = 200_000
     labels: list[str] | None = None
     max_label_share: SHARE = 0.99
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_can_be_shown(cls, labels: list[str] | None) -> list[str] | None:
+        if reason := next(filter(None, map(unshown, labels or [])), None):
+            raise ValueError(reason)
+        return labels
 
 
 class TokenizationGate(Section):

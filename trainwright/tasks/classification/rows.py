@@ -29,6 +29,7 @@ from trainwright.rows.reading import (
     identified,
     indices,
     named_by,
+    note_labels,
     note_problems,
     note_splits,
     note_texts,
@@ -146,6 +147,7 @@ def _written(labels: pa.Array) -> pa.Array:
 
 def _label(column: pa.Array, faulty: Faulty) -> pa.Array:
     labels = _written(column)
+    note_labels("label", column.cast(pa.string()), None, faulty)
     missing = pc.equal(labels, "").fill_null(True)
     faulty.note(indices(missing), "label", "the label is missing", "Give the row its label, or remove it.")
     return labels
@@ -157,6 +159,7 @@ def _labels(column: pa.Array, faulty: Faulty) -> pa.Array:
     faulty.note(indices(missing), "labels", "the labels are missing", "Write an empty list where none applies.")
     owner = pc.list_parent_indices(column).to_numpy().astype(np.int64)
     labels = _written(column.flatten())
+    note_labels("labels", column.flatten().cast(pa.string()), owner, faulty)
     blank = pc.equal(labels, "").fill_null(True).to_numpy(zero_copy_only=False)
     faulty.note(np.unique(owner[blank]), "labels", "a label is empty", "Name it, or remove it from the list.")
     encoded = labels.fill_null("").dictionary_encode()

@@ -158,6 +158,8 @@ def _choices(table: pa.Table, faulty: Faulty) -> tuple[pa.Array, pa.Array | None
     texts, labels = (_filled(pc.struct_field(held, name)) for name in ("text", "label"))
     unequal = reading.indices(pc.not_equal(pc.list_value_length(texts), pc.list_value_length(labels)))
     faulty.note(unequal, "choices", "text and label differ in length", "Give every choice its label.")
+    owner = pc.list_parent_indices(labels).to_numpy().astype(np.int64)
+    reading.note_labels("choices", labels.flatten(), owner, faulty)
     return texts, labels
 
 

@@ -10,7 +10,7 @@ tokens are single characters, else by a space. How a row's tokens were joined is
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainwright.core import labels
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.rows import scripts, spans, tables, tags
 from trainwright.rows.columns import Text
+from trainwright.rows.reading import unshown_labels
 
 STARTS, STRINGS = pa.list_(pa.int32()), pa.list_(pa.string())
 SCHEMA = pa.schema(
@@ -91,11 +93,12 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     if "tokens" in table.column_names:
         columns, tokens = _joined(table, found)
         entities = _tagged(table, tokens, found) if answered else _none()
+        entities = _trimmed(entities, columns["text"], "tags", found)
     else:
         none = pa.array([[]] * table.num_rows, STARTS)
         columns = {"text": _strings(table, "text"), "token_start": none, "token_end": none}
-        _note(found, _blank(columns["text"]), "text", "the text is empty", "Mend or remove the row.")
         entities = _given(table, columns["text"], found) if answered else _none()
+    _note(found, _blank(columns["text"]), "text", "the text is empty", "Mend or remove the row.")
     nul = pc.match_substring(columns["text"], "\0")
     _note(found, _indices(nul), "text", "the text holds a NUL character", "Mend the row.")
     columns |= _columns(entities, columns["text"], found)
@@ -145,7 +148,8 @@ def _joined(table: pa.Table, found: Faults) -> tuple[dict[str, Any], _Entities]:
     sizes, flat = pc.list_value_length(lists).to_numpy().astype(np.int64), lists.flatten()
     _note(found, np.flatnonzero(sizes == 0), "tokens", "the sentence is empty", "Mend or remove the row.")
     row = np.repeat(np.arange(len(sizes)), sizes)
-    blank = np.isin(np.arange(len(row)), _blank(flat.fill_null("")))
+    empty = _indices(pc.equal(pc.utf8_trim(flat.fill_null(""), labels.EDGES), ""))  # other white space may be a token
+    blank = np.isin(np.arange(len(row)), empty)
     _note_parts(found, row, blank, ("tokens", "token"), "a token is empty", "Mend or remove the row.")
     flat = flat.fill_null("")
     length = pc.utf8_length(flat).to_numpy().astype(np.int64)
@@ -191,10 +195,11 @@ def _tagged(table: pa.Table, tokens: _Entities, found: Faults) -> _Entities:
     prefixes, kinds, names = _parsed(encoded.dictionary.to_pylist())
     prefix, kind = prefixes[encoded.indices.to_numpy()], kinds[encoded.indices.to_numpy()]
     remedy = "A tag is O, or B- or I- (or E-, S-) and a label."
-    for tag in pc.unique(flat.filter(pa.array(prefix == "?"))).to_pylist():
-        _note_parts(
-            found, tokens.row, pc.equal(flat, tag).to_numpy(zero_copy_only=False), TAG, f"{tag!r} is not a tag", remedy
-        )
+    if (table.schema.metadata or {}).get(b"format") == b"conll":
+        remedy += " If another column of the file holds the tags, name it: source.tag_column (counted from 1)."
+    _note_each(found, tokens.row, prefix == "?", TAG, lambda at: f"{flat[at].as_py()!r} is not a tag", remedy)
+    unshown = np.isin(np.arange(len(flat)), unshown_labels(flat))
+    _note_each(found, tokens.row, unshown, TAG, lambda at: str(labels.unshown(flat[at].as_py())), labels.REMEDY)
     begins = _begins(tokens.row, prefix, kind, _scheme(table, tokens.row, prefix, kind), found)
     firsts, lasts = tags.runs(tokens.row, kind, begins)
     label = pa.array(names, pa.string()).take(pa.array(kind[firsts]))
@@ -270,10 +275,16 @@ def _given(table: pa.Table, text: pa.Array, found: Faults) -> _Entities:
     ):
         _note_parts(found, row, wrong, SPAN_OF, reason, mend)
     sound = ~np.isin(row, np.array(list(found), dtype=np.int64))
-    base = spans.bases(text)[row[sound]]
-    begin, stop = spans.trimmed(base + start[sound], base + end[sound], text)
-    _note(found, row[sound][begin == stop], "spans", "a span holds white space alone", "Remove it.")
-    return _Entities(row[sound], begin - base, stop - base, label.take(pa.array(np.flatnonzero(sound))))
+    given = _Entities(row[sound], start[sound], end[sound], label.take(pa.array(np.flatnonzero(sound))))
+    return _trimmed(given, text, "spans", found)
+
+
+def _trimmed(entities: _Entities, text: pa.Array, name: str, found: Faults) -> _Entities:
+    """Entities without the white space at their ends; one of white space alone is a fault of its row."""
+    base = spans.bases(text)[entities.row]
+    start, end = spans.trimmed(base + entities.start, base + entities.end, text)
+    _note(found, entities.row[start == end], name, "a span holds white space alone", "Remove it.")
+    return _Entities(entities.row, start - base, end - base, entities.label)
 
 
 def _columns(entities: _Entities, text: pa.Array, found: Faults) -> dict[str, Any]:
@@ -332,9 +343,17 @@ def _note(found: Faults, rows: Any, name: str, reason: str, remedy: str) -> None
 
 def _note_parts(found: Faults, row: Ints, wrong: Mask, what: tuple[str, str], reason: str, remedy: str) -> None:
     """Keep what is wrong with tokens or spans, row by row; `what` is their column and what one is called."""
-    number = np.arange(len(row)) - np.searchsorted(row, row) + 1
+    _note_each(found, row, wrong, what, lambda _: reason, remedy)
+
+
+def _note_each(
+    found: Faults, row: Ints, wrong: Mask, what: tuple[str, str], reason: Callable[[int], str], remedy: str
+) -> None:
+    """As `_note_parts`, with a reason for each token or span by its place."""
     for at in np.flatnonzero(wrong).tolist():
-        _note(found, [row[at]], what[0], f"{reason} ({what[1]} {number[at]})", remedy)
+        if row[at] not in found:
+            number = at - np.searchsorted(row, row[at]) + 1
+            _note(found, [row[at]], what[0], f"{reason(at)} ({what[1]} {number})", remedy)
 
 
 def _none() -> _Entities:
