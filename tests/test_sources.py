@@ -509,13 +509,13 @@ def test_a_broken_csv_file_is_refused_by_line(tmp_path: Path, content: str, row:
 
 
 def test_a_repeated_name_among_very_many_is_found_in_linear_time(tmp_path: Path) -> None:
-    """Comparing each with each would be 10^10 steps."""
-    names = [f"c{n}" for n in range(100_000)]
+    """Comparing each with each would be 10^9 steps."""
+    names = [f"c{n}" for n in range(50_000)]
     fault = refused(lambda: read(tmp_path, "a.csv", ",".join([*names, names[-1]]) + "\n"))
-    assert fault.reason == "the header names 'c99999' twice (columns 100000 and 100001)"
+    assert fault.reason == "the header names 'c49999' twice (columns 50000 and 50001)"
     keys = ", ".join(f'"{name}": 0' for name in [*names, names[-1]])
     fault = refused(lambda: read(tmp_path, "a.jsonl", f"{{{keys}}}"))
-    assert fault.reason.startswith("the key 'c99999' stands twice")
+    assert fault.reason.startswith("the key 'c49999' stands twice")
     fault = refused(lambda: read(tmp_path, "b.csv", ",".join(names) + "\n" + ",".join(names) + "\n"))
     assert (fault.reason, len(fault.remedy) < 1_000) == ("there is no column 'context'", True)
 
