@@ -80,6 +80,13 @@ def test_a_file_of_nulls_or_without_a_column_decides_no_type(tmp_path: Path, for
     assert found["group"].to_pylist() == [None, 7, None, None]
 
 
+def test_a_column_may_be_categorical_in_one_file_only(tmp_path: Path) -> None:
+    encoded = pa.table({"text": pa.array(["One."]).dictionary_encode(), "label": ["a"]})
+    for name, part in (("a", encoded), ("b", pa.table({"text": ["Two."], "label": ["b"]}))):
+        pq.write_table(part, tmp_path / f"{name}.parquet")
+    assert table(tmp_path, format="parquet")["text"].to_pylist() == ["One.", "Two."]
+
+
 def test_a_column_that_is_null_everywhere_has_its_first_type(tmp_path: Path) -> None:
     found = read(tmp_path, lines([{"text": "a", "label": None}] * 3))
     assert found.schema.field("label").type == pa.string()

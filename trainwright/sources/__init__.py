@@ -68,7 +68,7 @@ def read(source: Source, root: Path, columns: Columns) -> pa.Table:
     """
     pieces = dict(read_files(source, root, columns))
     _require_alike(pieces)
-    whole = pa.concat_tables(pieces.values(), promote_options="permissive")
+    whole = pa.concat_tables(_one_encoding(list(pieces.values())), promote_options="permissive")
     _require_short(whole, source.uri)
     for at, name in enumerate(whole.column_names):
         if pa.types.is_null(whole.schema.field(name).type) and name in columns:
@@ -91,6 +91,24 @@ def _require_alike(pieces: Mapping[str, pa.Table]) -> None:
             if known != kind:
                 reason = f"the column holds {described(kind)} here, and {described(known)} in {other}"
                 raise InputError(Fault(file, reason, "Give the column one type in all files.", field=name))
+
+
+def _one_encoding(tables: list[pa.Table]) -> list[pa.Table]:
+    """Tables in which a column is dictionary-encoded (categorical, in pandas' words) in all or in none."""
+    fields = [field for table in tables for field in table.schema]
+    plain = {f.name for f in fields if not pa.types.is_dictionary(f.type) and not pa.types.is_null(f.type)}
+    return [
+        pa.table(
+            {
+                field.name: column.cast(field.type.value_type)
+                if field.name in plain and pa.types.is_dictionary(field.type)
+                else column
+                for field, column in zip(table.schema, table.columns, strict=True)
+            },
+            metadata=table.schema.metadata,
+        )
+        for table in tables
+    ]
 
 
 def _require_short(table: pa.Table, file: str) -> None:
