@@ -6,10 +6,11 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 
 	$(shell $(python) -c '$(FITS)' 2>/dev/null && echo $(python))))
 READY = .venv/.ready
 
-.PHONY: help run test setup
+.PHONY: help run test setup parameters
 help:
 	@echo 'make run    fine-tune the sample pipeline and show what came of it'
 	@echo 'make test   run all tests'
+	@echo 'make parameters   write docs/parameters.md anew'
 
 run: setup
 	@echo 'Fine-tuning a 6-layer encoder on some 800 questions: about 7 minutes on 2 slow cores.'
@@ -21,6 +22,9 @@ run: setup
 test: setup
 	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy --no-error-summary
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+parameters: setup
+	@.venv/bin/python tools/parameters.py
 
 setup: $(READY)
 

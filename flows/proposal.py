@@ -128,6 +128,8 @@ def _source(root: Path, wish: Wish, uri: str) -> tuple[Source, list[str]]:
     plain = _checked(settings)
     columns = tasks.load(wish.task, "rows").COLUMNS
     table, _ = source_check.read(plain, root, wish.file.stat().st_size, columns)
+    if plain.format == "text" and table.num_rows < len(tables.SPLITS):
+        settings["documents"] = "lines"  # no blank lines part the text
     found = [str(name) for name in json.loads((table.schema.metadata or {})[b"columns"])]
     given = _given(wish, found)
     mapped = _mapped(wish, found, given, uri, plain.format) | given
@@ -286,6 +288,9 @@ def _text(name: str, content: Mapping[str, Any]) -> str:
 
 def _seen(source: Source, found: list[str], rows: int, whole: bool) -> Iterator[str]:
     yield f"{source.uri}: {source.format}, {'' if whole else 'first '}{rows:,} rows, columns {', '.join(found)}"
+    if source.format == "text":
+        ends = "each line end" if source.documents == "lines" else "blank lines"
+        yield f"  documents end at {ends} (source.documents)"
     for ours, theirs in source.columns.items():
         yield f"  {theirs} is taken as {ours}"
 

@@ -48,6 +48,7 @@ CASES = [
     ("seq2seq", "a.jsonl", objects(article="Long text #", summary="text #"), {"source": "article", "target": "summary"}),
     ("seq2seq", "a.txt", lines("A document of words #.\n\n"), {}),
     ("mlm", "a.txt.gz", lines("A document of words #.\n\n"), {}),
+    ("mlm", "a.txt", lines("A document of words #.\n"), {}),
     ("clm", "a.jsonl.gz", objects(text="A document of words #."), {}),
 ]  # fmt: skip
 

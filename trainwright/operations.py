@@ -32,9 +32,9 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 class Operation(Section):
     """One stage: how often it is tried again, after how long, and when it has taken too long."""
 
-    retries: NATURAL = 0
-    retry_delay_seconds: NATURAL = 10
-    timeout_minutes: POSITIVE = 24 * 60
+    retries: NATURAL = 0  # how often a failed stage is tried again
+    retry_delay_seconds: NATURAL = 10  # seconds before it is
+    timeout_minutes: POSITIVE = 24 * 60  # minutes after which a stage is stopped
 
 
 class Schedule(Section):
@@ -43,8 +43,8 @@ class Schedule(Section):
     Of hours that a change of clocks skips or repeats, a tick comes once.
     """
 
-    cron: str
-    timezone: str = "UTC"
+    cron: str  # five fields of cron, such as 0 2 * * *
+    timezone: str = "UTC"  # the time zone that they are read in, such as Europe/Berlin
 
     @field_validator("timezone")
     @classmethod
@@ -88,8 +88,8 @@ class Publication(Section):
     rule: Literal["non_inferior", "better"] = "non_inferior"
     score: str | None = None
     margin: Annotated[float, Field(ge=0)] | None = None
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    draws: POSITIVE = 2000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95  # confidence level of the interval of the difference
+    draws: POSITIVE = 2000  # draws of the paired bootstrap
     slice_floors: dict[str, float] = Field(default_factory=dict)
     approval: Literal["none", "required"] = "none"
     approval_hours: Annotated[float, Field(gt=0, le=365 * 24)] = 24.0
@@ -118,20 +118,20 @@ class Operations(Section):
     one that a person starts. Without a wait a label that nobody serves is an error within a minute.
     """
 
-    ingestion: Operation = Operation()
-    cleaning: Operation = Operation()
-    augmentation: Operation = Operation()
-    splitting: Operation = Operation()
-    tokenization: Operation = Operation()
-    training: Operation = Operation()
-    evaluation: Operation = Operation()
-    postprocessing: Operation = Operation()
-    report: Operation = Operation()
+    ingestion: Operation = Operation()  # retries and time limit of ingestion
+    cleaning: Operation = Operation()  # retries and time limit of cleaning
+    augmentation: Operation = Operation()  # retries and time limit of augmentation
+    splitting: Operation = Operation()  # retries and time limit of splitting
+    tokenization: Operation = Operation()  # retries and time limit of tokenization
+    training: Operation = Operation()  # retries and time limit of training
+    evaluation: Operation = Operation()  # retries and time limit of evaluation
+    postprocessing: Operation = Operation()  # retries and time limit of postprocessing
+    report: Operation = Operation()  # retries and time limit of report
     dispatch: dict[Stage, str] = Field(default_factory=dict)
     wait_minutes: Annotated[float, Field(ge=0)] | None = None
-    schedule: Schedule | None = None
-    publication: Publication = Publication()
-    retention: Retention | None = None
+    schedule: Schedule | None = None  # when the pipeline is retrained; null only by hand
+    publication: Publication = Publication()  # when a new version is published
+    retention: Retention | None = None  # which versions keep their data; null all
 
     def stage(self, name: str) -> Operation:
         """How a stage of dvc.yaml is run (`training`, `training_gate`); a gate by the defaults."""
@@ -147,10 +147,10 @@ class Label(Section):
     serve the label; needs are then the pool's job template's to meet.
     """
 
-    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None  # memory of one GPU in GB
     cuda: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")] | None = None
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    cpus: POSITIVE | None = None
+    memory_gb: Annotated[float, Field(gt=0)] | None = None  # memory of the machine in GB
+    cpus: POSITIVE | None = None  # fewest processor cores
     devices: NATURAL | None = None
     pool: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] | None = None
 
@@ -164,7 +164,7 @@ class Notification(Section):
     """Who hears of what. `block` names a saved Prefect block (`slack-webhook/ops`, `email/…`, `custom-webhook/…`)."""
 
     block: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
-    events: list[Event] = Field(default=list(EVENTS))
+    events: list[Event] = Field(default=list(EVENTS))  # the events to tell of
 
 
 class Running(Section):

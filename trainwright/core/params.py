@@ -65,9 +65,9 @@ def short(path: str) -> str:
 class Stream(Section):
     """How one contiguous text is divided: the first characters to train, then validation, then test."""
 
-    train: SHARE = 0.9
-    validation: SHARE = 0.05
-    test: SHARE = 0.05
+    train: SHARE = 0.9  # share of the train split
+    validation: SHARE = 0.05  # share of the validation split
+    test: SHARE = 0.05  # share of the test split
 
     @model_validator(mode="after")
     def _whole(self) -> "Stream":
@@ -99,16 +99,17 @@ class Source(Section):
     """
 
     uri: str
+    # how the file is written; hub is a data set of the Hugging Face Hub
     format: Literal["squad", "csv", "tsv", "jsonl", "parquet", "text", "conll", "hub"]
-    revision: str | None = None
-    configuration: str | None = None
+    revision: str | None = None  # of a Hub data set: a commit, branch or tag; null is the newest
+    configuration: str | None = None  # of a Hub data set: its configuration
     columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = {}
     splits: dict[Literal["train", "validation", "test"], str] = {}
     stream: Stream | None = None
     documents: Literal["blank-lines", "lines"] = "blank-lines"
     max_unpacked_gb: Annotated[float, Field(gt=0)] = 4.0
     separator: Annotated[str, Field(min_length=1)] | None = None
-    licence: str = "unknown"
+    licence: str = "unknown"  # the licence of the data, for the model card
     tags: Literal["auto", "bio", "iob1", "bioes", "repair"] = "auto"
     header: Annotated[list[str], Field(min_length=1)] | None = None
     quoted: bool = True
@@ -178,15 +179,15 @@ class Scratch(Section):
     `vocabulary` is the most tokens that the tokenizer has, special ones and all.
     """
 
-    family: Literal["bert", "gpt2", "t5"]
-    layers: POSITIVE
-    heads: POSITIVE
-    width: POSITIVE
+    family: Literal["bert", "gpt2", "t5"]  # the architecture
+    layers: POSITIVE  # number of layers
+    heads: POSITIVE  # attention heads of a layer
+    width: POSITIVE  # size of a hidden state; divisible by heads
     feed_forward: POSITIVE | None = None
     positions: POSITIVE = 512
-    tokenizer: Literal["wordpiece", "bpe", "unigram", "character"]
+    tokenizer: Literal["wordpiece", "bpe", "unigram", "character"]  # the kind of tokenizer that is trained
     vocabulary: POSITIVE = 8_000
-    lowercase: bool = False
+    lowercase: bool = False  # whether the tokenizer lowers letters
 
     @model_validator(mode="after")
     def _fits(self) -> "Scratch":
@@ -205,23 +206,23 @@ class Ingestion(Section):
     """`limit` takes the rows of the smallest content hashes, spread over all groups: always the same ones."""
 
     limit: POSITIVE | None = None
-    max_bad_share: SHARE = 0.01
+    max_bad_share: SHARE = 0.01  # a larger share of rows in quarantine stops the run
 
 
 class Cleaning(Section):
-    mojibake: bool = True
-    unicode_form: Literal["NFC", "NFKC", "none"] = "NFC"
-    control_characters: bool = True
-    whitespace: bool = True
-    duplicates: bool = True
+    mojibake: bool = True  # mend wrongly decoded text
+    unicode_form: Literal["NFC", "NFKC", "none"] = "NFC"  # normalize to this form of Unicode
+    control_characters: bool = True  # remove control characters
+    whitespace: bool = True  # make each run of white space one space
+    duplicates: bool = True  # drop rows that repeat another one
 
 
 class Augmentation(Section):
     """Rates are shares of the training rows that get one child of the kind."""
 
-    typing_noise: SHARE = 0.0
-    paraphrase: SHARE = 0.0
-    seed: NATURAL = 17
+    typing_noise: SHARE = 0.0  # share of train rows that get a copy with typing mistakes
+    paraphrase: SHARE = 0.0  # share of train rows that get a copy in other words
+    seed: NATURAL = 17  # seed of what is drawn
 
 
 class Splitting(Section):
@@ -231,10 +232,10 @@ class Splitting(Section):
     the group out: for sources that name one group for nearly all rows.
     """
 
-    train: SHARE = 0.8
-    validation: SHARE = 0.1
-    test: SHARE = 0.1
-    salt: str = ""
+    train: SHARE = 0.8  # share of the train split
+    validation: SHARE = 0.1  # share of the validation split
+    test: SHARE = 0.1  # share of the test split
+    salt: str = ""  # another text divides the rows in another way
     by: Literal["group", "text"] = "group"
 
     @model_validator(mode="after")
@@ -247,9 +248,9 @@ class Splitting(Section):
 class Lora(Section):
     """`merge` also writes the whole weights with the adapter multiplied in."""
 
-    rank: POSITIVE = 8
-    alpha: POSITIVE = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: POSITIVE = 8  # rank of the two matrices
+    alpha: POSITIVE = 16  # scale of the adapter, divided by the rank
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # dropout before the adapter
     merge: bool = False
 
 
@@ -263,26 +264,27 @@ class Training(Section):
     another one's softened probabilities as well: they weigh `teacher_weight`, at `temperature`.
     """
 
-    seed: NATURAL = 42
-    epochs: POSITIVE = 3
-    batch_size: POSITIVE = 16
-    accumulation: POSITIVE = 1
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
-    schedule: Literal["linear", "cosine"] = "linear"
+    seed: NATURAL = 42  # seed of weights, order and dropout
+    epochs: POSITIVE = 3  # most passes over the train split
+    batch_size: POSITIVE = 16  # rows of a forward pass
+    accumulation: POSITIVE = 1  # forward passes whose gradients make one optimizer step
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5  # the highest learning rate
+    schedule: Literal["linear", "cosine"] = "linear"  # how the learning rate falls after warmup
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01  # AdamW's weight decay
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # gradients are clipped to this norm
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze: Annotated[str, Field(pattern=r"^(|embeddings|first \d+|embeddings, first \d+)$")] = ""
+    # auto is bfloat16 where the machine multiplies it natively, else float32
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    best_by: Literal["loss", "agreement"] = "loss"
+    best_by: Literal["loss", "agreement"] = "loss"  # what the best weights are chosen by, on validation
     early_stopping: NATURAL = 2
     checkpoint_every: POSITIVE = 200
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # dropout of all layers; null keeps the base model's
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of probability spread over all classes
     adapter: Literal["none", "lora"] = "none"
-    lora: Lora = Lora()
+    lora: Lora = Lora()  # the adapter's sizes, for adapter: lora
     teacher: Annotated[str, Field(pattern=r"^(none|pipeline:[a-z0-9-]+)$")] = "none"
     teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 2.0
@@ -296,23 +298,23 @@ class Evaluation(Section):
     A task that wants more of this section (how to generate) has a class of its own that extends this one.
     """
 
-    batch_size: POSITIVE = 32
+    batch_size: POSITIVE = 32  # rows of a forward pass
     top: POSITIVE = 20
 
 
 class Report(Section):
-    mistakes: NATURAL = 20
+    mistakes: NATURAL = 20  # how many mistakes the report shows
 
 
 # What the gates of every task may want; a task's own wants are in its params.py.
 
 
 class CleaningGate(Section):
-    max_dropped_share: SHARE = 0.2
+    max_dropped_share: SHARE = 0.2  # the largest share of rows that cleaning may drop
 
 
 class AugmentationGate(Section):
-    max_children_share: SHARE = 2 / 3
+    max_children_share: SHARE = 2 / 3  # the largest share of added copies in the train split
 
 
 class SplittingGate(Section):
@@ -321,18 +323,18 @@ class SplittingGate(Section):
     """
 
     max_shared_share: SHARE = 0.0
-    min_train_rows: POSITIVE = 10
-    min_validation_rows: POSITIVE = 5
-    min_test_rows: POSITIVE = 5
-    max_stratum_difference: SHARE = 0.25
+    min_train_rows: POSITIVE = 10  # fewest rows to train on
+    min_validation_rows: POSITIVE = 5  # fewest rows to validate on
+    min_test_rows: POSITIVE = 5  # fewest rows to test on
+    max_stratum_difference: SHARE = 0.25  # how much the shares of a stratum may differ between splits
 
 
 class TrainingGate(Section):
-    min_loss_drop: float = 0.0
+    min_loss_drop: float = 0.0  # least fall of the loss in training, first to last
 
 
 class EvaluationGate(Section):
-    max_loss: Annotated[float, Field(gt=0)] = 20.0
+    max_loss: Annotated[float, Field(gt=0)] = 20.0  # the highest loss on validation and test
 
 
 def absent(pipeline: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,24 +357,25 @@ class Pipeline(Section):
     """One pipeline. `after` repeats, for DVC's graph, the pipeline whose model it uses: its base model's or its
     teacher's. The sections typed `Any` are the task's; they are checked against its own classes."""
 
-    task: str
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+    task: str  # what is learned: a folder of trainwright/tasks
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]  # the language of the texts, as ISO 639 has it (en)
+    # package:NAME, folder:PATH, hub:OWNER/NAME@COMMIT, pipeline:NAME or scratch: {…}
     base_model: Annotated[
         Annotated[str, Tag("str")] | Annotated[FromScratch, Tag("mapping")],
         Discriminator(lambda value: "str" if isinstance(value, str) else "mapping"),
     ]
     after: str = NOTHING
-    source: Source
-    ingestion: Ingestion = Ingestion()
-    cleaning: Cleaning = Cleaning()
-    augmentation: Augmentation = Augmentation()
-    splitting: Splitting = Splitting()
-    tokenization: Any
-    training: Training = Training()
-    evaluation: SerializeAsAny[Evaluation] = Evaluation()
-    postprocessing: Any
-    report: Report = Report()
-    gates: Any
+    source: Source  # where rows come from
+    ingestion: Ingestion = Ingestion()  # which rows are taken
+    cleaning: Cleaning = Cleaning()  # what is mended in texts
+    augmentation: Augmentation = Augmentation()  # which copies are added to the train split
+    splitting: Splitting = Splitting()  # how rows are divided when the source does not say
+    tokenization: Any  # how texts become tokens; see the task
+    training: Training = Training()  # how the model is trained
+    evaluation: SerializeAsAny[Evaluation] = Evaluation()  # how it is run on validation and test
+    postprocessing: Any  # how outputs become predictions and scores; see the task
+    report: Report = Report()  # what the report shows
+    gates: Any  # what each gate demands; see below and the task
 
     @property
     def scratch(self) -> Scratch | None:

@@ -34,19 +34,21 @@ class Postprocessing(Section):
     `bins` are those of the expected calibration error; `n_best` is how many labels of each row nbest.json lists.
     """
 
+    # tune, or a fixed temperature of the probabilities
     temperature: Literal["tune"] | Annotated[float, Field(gt=0)] = "tune"
+    # tune, or a fixed threshold from which a label is given
     threshold: Literal["tune"] | Annotated[float, Field(gt=0, lt=1)] = "tune"
     n_best: POSITIVE = 5
     bins: POSITIVE = 15
-    bootstrap: POSITIVE = 1000
-    seed: NATURAL = 7
+    bootstrap: POSITIVE = 1000  # draws of the bootstrap of the scores' intervals
+    seed: NATURAL = 7  # seed of the bootstrap
 
 
 class IngestionGate(Section):
     """`labels` are those allowed (without them, any); `max_label_share` is that of the most frequent label."""
 
-    min_rows: POSITIVE = 2
-    max_text_characters: POSITIVE = 200_000
+    min_rows: POSITIVE = 2  # fewest rows that the source must have
+    max_text_characters: POSITIVE = 200_000  # longest text
     labels: list[str] | None = None
     max_label_share: SHARE = 0.99
 
@@ -59,7 +61,7 @@ class IngestionGate(Section):
 
 
 class TokenizationGate(Section):
-    max_truncated_share: SHARE = 0.1
+    max_truncated_share: SHARE = 0.1  # the largest share of rows that a length limit cuts
 
 
 class PostprocessingGate(Section):
@@ -71,12 +73,12 @@ class PostprocessingGate(Section):
 class ReportGate(Section):
     """Floors: the published scores must reach those that are given, in points of 100."""
 
-    min_accuracy: float | None = None
-    min_macro_f1: float | None = None
-    min_micro_f1: float | None = None
-    min_mcc: float | None = None
-    min_pearson: float | None = None
-    min_spearman: float | None = None
+    min_accuracy: float | None = None  # least accuracy on test, in points
+    min_macro_f1: float | None = None  # least macro F1 on test, in points
+    min_micro_f1: float | None = None  # least micro F1 on test, in points
+    min_mcc: float | None = None  # least Matthews correlation on test, in points
+    min_pearson: float | None = None  # least Pearson correlation on test, in points
+    min_spearman: float | None = None  # least Spearman correlation on test, in points
 
 
 class Gates(Section):

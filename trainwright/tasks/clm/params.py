@@ -31,32 +31,33 @@ class Evaluation(Shared):
 
     new_tokens: POSITIVE = 24
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    seed: NATURAL = 5
+    seed: NATURAL = 5  # seed of drawn tokens
 
 
 class Postprocessing(Section):
-    bootstrap: POSITIVE = 1000
-    seed: NATURAL = 7
+    bootstrap: POSITIVE = 1000  # draws of the bootstrap of the scores' intervals
+    seed: NATURAL = 7  # seed of the bootstrap
 
 
 class IngestionGate(Section):
-    min_rows: POSITIVE = 2
-    max_text_characters: POSITIVE = 10_000_000
+    min_rows: POSITIVE = 2  # fewest rows that the source must have
+    max_text_characters: POSITIVE = 10_000_000  # longest text
 
 
 class TokenizationGate(Section):
     """A misaligned text is one of which tokens do not stand for every character but white space at its end."""
 
-    max_misaligned_share: SHARE = 0.05
+    max_misaligned_share: SHARE = 0.05  # the largest share of rows whose tokens and characters do not match
 
 
 class PostprocessingGate(Section):
-    max_empty_share: SHARE = 0.5
+    max_empty_share: SHARE = 0.5  # the largest share of empty predictions
 
 
 class ReportGate(Section):
     """The ceiling of nats per character on test (null: any)."""
 
+    # highest loss on test in nats per character; null any
     max_nats_per_character: Annotated[float, Field(gt=0)] | None = None
 
 

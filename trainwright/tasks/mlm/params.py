@@ -33,30 +33,30 @@ class Postprocessing(Section):
     """`n_best` fillings of each blank are given, of the `evaluation.top` that were kept."""
 
     n_best: POSITIVE = 5
-    bootstrap: POSITIVE = 1000
-    seed: NATURAL = 7
+    bootstrap: POSITIVE = 1000  # draws of the bootstrap of the scores' intervals
+    seed: NATURAL = 7  # seed of the bootstrap
 
 
 class IngestionGate(Section):
-    min_rows: POSITIVE = 2
-    max_text_characters: POSITIVE = 10_000_000
+    min_rows: POSITIVE = 2  # fewest rows that the source must have
+    max_text_characters: POSITIVE = 10_000_000  # longest text
 
 
 class TokenizationGate(Section):
     """A misaligned document is one of which the tokenizer dropped characters that are not white space."""
 
-    max_misaligned_share: SHARE = 0.05
+    max_misaligned_share: SHARE = 0.05  # the largest share of rows whose tokens and characters do not match
 
 
 class PostprocessingGate(Section):
-    min_blanks: POSITIVE = 1
+    min_blanks: POSITIVE = 1  # fewest blanks that are scored
 
 
 class ReportGate(Section):
     """Floors: the accuracy of fillings on test in points of 100, and the highest perplexity (null: any)."""
 
-    min_accuracy: float = 0.0
-    max_perplexity: Annotated[float, Field(gt=1)] | None = None
+    min_accuracy: float = 0.0  # least accuracy on test, in points
+    max_perplexity: Annotated[float, Field(gt=1)] | None = None  # highest perplexity on test; null any
 
 
 class Gates(Section):

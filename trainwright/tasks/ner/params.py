@@ -20,7 +20,7 @@ from trainwright.core.params import (
 class Tokenization(Section):
     """Lengths in tokens; neighbouring windows of one text share `stride` tokens of it."""
 
-    max_length: POSITIVE = 256
+    max_length: POSITIVE = 256  # most tokens of an input, special ones included
     stride: NATURAL = 64
 
     @model_validator(mode="after")
@@ -34,33 +34,33 @@ class Postprocessing(Section):
     """`bootstrap` is how often groups are drawn for an interval."""
 
     bootstrap: POSITIVE = 1000
-    seed: NATURAL = 7
+    seed: NATURAL = 7  # seed of the bootstrap
 
 
 class IngestionGate(Section):
-    min_rows: POSITIVE = 2
-    min_entities: POSITIVE = 1
-    max_text_characters: POSITIVE = 200_000
-    max_labels: POSITIVE = 100
+    min_rows: POSITIVE = 2  # fewest rows that the source must have
+    min_entities: POSITIVE = 1  # fewest entities that the source must have
+    max_text_characters: POSITIVE = 200_000  # longest text
+    max_labels: POSITIVE = 100  # most different labels
 
 
 class TokenizationGate(Section):
     """A row is misaligned where an entity begins or ends within a word, or has a label that no training row has."""
 
-    max_misaligned_share: SHARE = 0.01
+    max_misaligned_share: SHARE = 0.01  # the largest share of rows whose tokens and characters do not match
 
 
 class PostprocessingGate(Section):
     """The predicted entities may be so many times as many as the gold ones, at most."""
 
-    max_entities_ratio: Annotated[float, Field(gt=0)] = 20.0
+    max_entities_ratio: Annotated[float, Field(gt=0)] = 20.0  # most predicted entities for one true entity
 
 
 class ReportGate(Section):
     """Floors: the published scores must reach them, in points of 100."""
 
-    min_f1: float = 0.0
-    min_macro_f1: float = 0.0
+    min_f1: float = 0.0  # least F1 on test, in points
+    min_macro_f1: float = 0.0  # least macro F1 on test, in points
 
 
 class Gates(Section):
