@@ -80,6 +80,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     """A pin, or None where there is none that can be read (which its own module explains)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -172,6 +172,7 @@ def test_too_many_bad_rows_stop_it_and_nothing_is_written(model, tmp_path):
     [
         (lambda folder: (folder / "trainwright.json").unlink(), "holds no trainwright.json"),
         (lambda folder: (folder / "trainwright.json").write_text("{}"), "does not describe a model"),
+        (lambda folder: (folder / "trainwright.json").write_text("[" * 100_000), "does not describe a model"),
         (lambda folder: (folder / "trainwright.json").write_text('{"task": "../x"}'), "does not describe a model"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "only pickles"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
@@ -180,6 +181,7 @@ def test_too_many_bad_rows_stop_it_and_nothing_is_written(model, tmp_path):
     ids=[
         "no settings",
         "empty settings",
+        "deep settings",
         "a task that is a path",
         "pickle weights",
         "no tokenizer",

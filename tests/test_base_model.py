@@ -141,8 +141,9 @@ def test_the_pin_of_another_base_model_does_not_serve(project):
 def test_a_pin_that_is_no_pin_is_refused(project):
     layout, pipeline = project
     layout.base_model_pin.parent.mkdir(parents=True)
-    layout.base_model_pin.write_text("[]")
-    assert "is not a pin" in said(base_model.resolve, layout, pipeline)
+    for content in ("[]", "{", "[" * 100_000, '{"files": []}'):
+        layout.base_model_pin.write_text(content)
+        assert "is not a pin" in said(base_model.resolve, layout, pipeline)
 
 
 def fetch(hub: hubs.Hub, name: str, home: Path) -> subprocess.CompletedProcess[str]:

@@ -154,7 +154,7 @@ def _read(layout: Layout) -> Pin:
         pin = json.loads(layout.source_pin.read_text(encoding="utf-8"))
         whole = all(key in pin for key in ("uri", "commit", "rows", "bytes", "sha256"))
         whole = whole and all({"path", "bytes", "sha256"} <= part.keys() for part in pin["files"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise InputError(Fault(name, "the pin cannot be read", remedy))

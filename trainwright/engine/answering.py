@@ -43,11 +43,13 @@ def read_settings(folder: Path) -> Published:
         chosen = {k: sections[k].model_validate(content[k]) for k in ("tokenization", "postprocessing")}
         chosen["evaluation"] = sections.get("evaluation", Evaluation).model_validate(content.get("evaluation", {}))
         kept = {k: dict(content[k]) for k in ("base_model", "learned", "tuned")}
+        if not isinstance(kept["base_model"]["uri"], str) or not isinstance(kept["base_model"]["files"], dict):
+            raise ValueError("its base model has no uri, or no files")
         return Published(content["task"], language=content["language"], **kept, **chosen)
     except FileNotFoundError:
         raise InputError(Fault(str(folder), f"it holds no {SETTINGS}", remedy)) from None
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{SETTINGS} does not describe a model: {str(error).splitlines()[0]}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{SETTINGS} does not describe a model: {next(iter(str(error).splitlines()), type(error).__name__)}"
         raise InputError(Fault(str(folder), reason, remedy)) from None
 
 

@@ -155,7 +155,7 @@ def read_pin(layout: Layout) -> dict[str, Any] | None:
         content = json.loads(layout.base_model_pin.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, OSError, RecursionError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
         raise InputError(_fault(layout, "is not a pin"))

@@ -33,7 +33,7 @@ def progress(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files, found = manifest["files"], manifest["progress"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if not isinstance(files, dict) or not isinstance(found, dict):
         return None
