@@ -201,8 +201,8 @@ def test_spans_of_a_text_come_without_the_white_space_at_their_ends(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ([span(0, 3), span(2, 5)], "two spans overlap (span 2)"),
-        ([span(4, 6), span(0, 3)], "out of order (span 2)"),
+        ([span(0, 3), span(2, 5)], "two spans overlap: 0 to 3 (PER) and 2 to 5 (PER) (span 2)"),
+        ([span(0, 3, "P\x1b")], "holds the character U+001B"),
         ([span(0, 1), span(2, 99)], "ends past the end of the text (span 2)"),
         ([span(-1, 3)], "no start or does not end after it"),
         ([span(3, 3)], "no start or does not end after it"),
@@ -219,6 +219,52 @@ def test_a_span_that_makes_no_sense_is_a_row_error(tmp_path, bad, reason):
     assert [row["id"] for row in found] == ["good"]
     assert (fault.row, fault.field, fault.id) == ("line 2", "spans", "bad")
     assert reason in fault.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "places", "unit"),
+    [
+        ("🎉🎉 Ada met Bo", [(5, 8), (13, 15)], "UTF-16 units"),
+        ("😀今天王小明从成都出发", [(4, 7), (8, 10)], "UTF-16 units"),
+        ("é Ada met Bo", [(3, 6), (11, 13)], "UTF-8 bytes"),
+        ("I, Ada met Bo", [(3, 5), (11, 12)], "characters, with an inclusive end"),
+        ("I, Ada met Bo", [(4, 7), (12, 14)], "characters from 1"),
+    ],
+)
+@pytest.mark.parametrize("key", ["text", "surface"])
+def test_spans_whose_own_text_stands_elsewhere_name_the_unit_that_fits(tmp_path, text, places, unit, key):
+    texts = ("王小明", "成都") if "王" in text else ("Ada", "Bo")
+    given = [span(a, b) | {key: held} for (a, b), held in zip(places, texts, strict=True)]
+    found, (fault,) = jsonl(tmp_path, {"text": text, "spans": given})
+    assert (found, fault.row, fault.field) == ([], "line 1", "spans")
+    assert f"a span says {texts[0]!r}" in fault.reason
+    assert fault.reason.endswith(f"all spans of the row fit when counted in {unit}")
+    assert fault.remedy.endswith(f"the first span begins at {text.index(texts[0])}.")
+
+
+def test_a_span_whose_text_fits_no_unit_is_refused_with_both_texts(tmp_path):
+    _, (fault,) = jsonl(tmp_path, {"text": "Ada met Bo", "spans": [span(0, 3) | {"text": "Eve"}]})
+    assert fault.reason == "a span says 'Eve', and 'Ada' stands at 0 to 3"
+
+
+def test_spans_come_in_the_forms_of_annotation_tools_in_any_order(tmp_path):
+    forms = (
+        [[8, 10, "LOC"], [0, 3, "PER"]],
+        [{"start_offset": 0, "end_offset": 3, "label": "PER"}, {"start_offset": 8, "end_offset": 10, "label": "LOC"}],
+        [{"start": 8, "end": 10, "entity": "LOC"}, {"start": 0, "end": 3, "entity": "PER", "value": "Ada"}],
+    )
+    rows = [{"id": str(n), "text": "Ada met Bo", "label": form} for n, form in enumerate(forms)]
+    found, faults = jsonl(tmp_path, *rows, columns={"spans": "label"})
+    assert not faults
+    assert [entities(row) for row in found] == [[("Ada", "PER"), ("Bo", "LOC")]] * 3
+    with pytest.raises(InputError, match=r"map it: source.columns: \{spans: label\}"):
+        jsonl(tmp_path, *rows)
+
+
+def test_text_and_spans_go_before_tokens_without_tags(tmp_path):
+    tokens = [{"text": "Ada", "start": 0, "end": 3, "id": 0, "ws": False}]
+    (row,), faults = jsonl(tmp_path, {"text": "Ada", "spans": [span(0, 3)], "tokens": tokens, "answer": "accept"})
+    assert (entities(row), faults) == ([("Ada", "PER")], [])
 
 
 def test_a_source_without_spans_or_tags_is_refused_but_for_prediction(tmp_path):

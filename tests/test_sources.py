@@ -575,7 +575,12 @@ def test_a_column_of_numbers_is_not_taken_for_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "field", "reason", "remedy"),
     [
-        (question(9), "answer_start", "the answer does not stand at answer_start 9", "The answer stands at 8."),
+        (
+            question(9),
+            "answer_start",
+            "answer_start 9 fits when counted in characters from 1",
+            "Count characters: here it is 8.",
+        ),
         (question(0, "Bob"), "answer_start", "the answer does not stand at answer_start 0", "occurs more than once"),
         (question(-3), "answer_start", "answer_start -3 is negative", "Count characters from 0."),
         (question(10**12), "answer_start", "answer_start 1000000000000 lies past the end", "The answer stands at 8."),

@@ -18,6 +18,14 @@ WORDS = {str: "text", bool: "true or false", int: "a number", float: "a number",
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 NOT_WHOLE = ("is NaN or infinity, not a whole number", "is a number with a fraction, not a whole number")
 """Why a float is no whole number, indexed by whether it is finite."""
+SPAN = ("start", "end", "label", "text")
+ALSO: Mapping[str, Sequence[str]] = {
+    "start": ("start_offset", "start_char", "begin"),
+    "end": ("end_offset", "end_char"),
+    "label": ("entity", "entity_group", "type", "tag", "category"),
+    "text": ("surface", "surface_form", "mention", "word", "value"),
+}
+"""What annotation tools call the parts of a span."""
 UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError, OverflowError)
 """What Arrow raises for values that a type cannot hold."""
 
@@ -58,6 +66,8 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
 
     Values of another type become null; the second result says of each, by its index, what is wrong.
     """
+    if any(_holds_spans(kind) for kind in types):
+        values = [_spans(value) for value in values]
     first = next((value for value in values if value is not None), None)
     if first is None:
         return pa.nulls(len(values)), {}
@@ -69,6 +79,25 @@ def typed(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[pa.Array
         pass  # some value does not fit: find which
     reasons = {row: reason for row, value in enumerate(values) if value is not None and (reason := _wrong(value, kind))}
     return _array([None if row in reasons else value for row, value in enumerate(values)], kind), reasons
+
+
+def _holds_spans(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) and {*SPAN[:3]} <= {*_names(kind.value_type)}
+
+
+def _spans(value: Any) -> Any:
+    """Spans as objects {start, end, label, text}, be they lists of these or objects with an annotation tool's names."""
+    return [_span(one) for one in value] if isinstance(value, list) else value
+
+
+def _span(value: Any) -> Any:
+    if isinstance(value, list) and len(value) in (3, 4):
+        return dict(zip(SPAN, value, strict=False))
+    if not isinstance(value, dict):
+        return value
+    named = {ours: next((name for name in (ours, *ALSO[ours]) if value.get(name) is not None), ours) for ours in SPAN}
+    span = {ours: value.get(name) for ours, name in named.items()}
+    return span if isinstance(span["text"], str) else {**span, "text": None}
 
 
 def _convertible(value: Any, kind: pa.DataType) -> bool:

@@ -1,8 +1,9 @@
 """The rows of named entity recognition: a text, and spans of it that each have a label.
 
 A source brings tokens and tags (BIO, IOB1, BIOES or BILOU; `tokens` and `tags`, lists of strings) or `text` and
-`spans` ([{start, end, label}], offsets in characters, `end` one past the last). `id`, `group` (a document) and
-`split` may be absent.
+`spans` ([{start, end, label}] or [[start, end, label]], in any order; offsets in characters, `end` one past the last).
+A span's own `text` is compared. Where tokens have no tags, text and spans are read and tokens are not. `id`, `group`
+(a document) and `split` may be absent.
 
 Tokens are joined to a text: by nothing where both neighbours are of a script without spaces, or where the source's
 tokens are single characters, else by a space. How a row's tokens were joined is recorded in `token_start` and
@@ -24,6 +25,7 @@ from trainwright.core import labels
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.rows import scripts, spans, tables, tags
 from trainwright.rows.columns import Text
+from trainwright.rows.offsets import fitting_unit
 from trainwright.rows.reading import unshown_labels
 
 STARTS, STRINGS = pa.list_(pa.int32()), pa.list_(pa.string())
@@ -47,11 +49,12 @@ GROUP = "group"
 QUESTIONS: tuple[str, ...] = ()
 GOLD = ("spans", "tags")
 SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
+SPAN_TEXT = pa.struct([*SPAN, ("text", pa.string())])
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "id": (pa.string(), pa.int64()),
     "group": (pa.string(), pa.int64()),
     "text": (pa.string(),),
-    "spans": (pa.list_(SPAN),),
+    "spans": (pa.list_(SPAN_TEXT), pa.list_(SPAN)),
     "tokens": (STRINGS,),
     "tags": (STRINGS,),
     "split": (pa.string(),),
@@ -90,7 +93,7 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     _require(table, file, answered)
     found: Faults = {}
     _check_values(table, found)
-    if "tokens" in table.column_names:
+    if _has_tokens(table.column_names):
         columns, tokens = _joined(table, found)
         entities = _tagged(table, tokens, found) if answered else _none()
         entities = _trimmed(entities, columns["text"], "tags", found)
@@ -120,11 +123,20 @@ def _require(table: pa.Table, file: str, answered: bool) -> None:
     if not {"tokens", "text"} & set(have):
         remedy = f"{nearest('text', known)} Name it so, or map it: source.columns: {{text: THE_COLUMN}}."
         raise InputError(Fault(file, "there is neither a column 'text' nor 'tokens'", remedy, field="text"))
-    needed = "tags" if "tokens" in have else "spans"
+    needed = "tags" if _has_tokens(have) else "spans"
     if answered and needed not in have:
+        other = next((name for name in ("label", "labels", "entities") if name in known), None)
+        if needed == "spans" and other:
+            remedy = f"If {other!r} holds the spans, map it: source.columns: {{spans: {other}}}."
+            raise InputError(Fault(file, "there is no column 'spans' beside 'text'", remedy, field=needed))
         remedy = f"{nearest(needed, known)} Name it so, or map it: source.columns: {{{needed}: THE_COLUMN}}."
         beside = "tokens" if needed == "tags" else "text"
         raise InputError(Fault(file, f"there is no column {needed!r} beside {beside!r}", remedy, field=needed))
+
+
+def _has_tokens(columns: list[str]) -> bool:
+    """Whether rows come as tokens and tags. Text and spans go first where tokens have no tags, as tools export them."""
+    return "tokens" in columns and ("tags" in columns or not {"text", "spans"} <= {*columns})
 
 
 def _check_values(table: pa.Table, found: Faults) -> None:
@@ -133,6 +145,8 @@ def _check_values(table: pa.Table, found: Faults) -> None:
         problems = _whole(table, "problem")
         for row in _indices(problems.is_valid()).tolist():
             problem = problems[row].as_py()
+            if problem["field"] == "tokens" and not _has_tokens(table.column_names):
+                continue  # nothing reads them
             _note(found, [row], problem["field"], problem["reason"], "Mend the value.")
     declared = _strings(table, "split")
     known, absent = pc.is_in(declared, value_set=pa.array(tables.SPLITS)), pc.equal(declared, "")
@@ -259,24 +273,53 @@ def _given(table: pa.Table, text: pa.Array, found: Faults) -> _Entities:
     row = np.repeat(np.arange(table.num_rows), sizes)
     missing = "there are no spans" if "problem" not in table.column_names else "the spans are missing"
     _note(found, _indices(_whole(table, "spans").is_null()), "spans", missing, "Write [] for a text without entities.")
-    label = pc.utf8_trim_whitespace(pc.struct_field(flat, "label").fill_null(""))
+    written = pc.struct_field(flat, "label").fill_null("")
     start, end = (pc.struct_field(flat, name).fill_null(-1).to_numpy().astype(np.int64) for name in ("start", "end"))
+    order = np.lexsort((end, start, row))
+    flat, written, start, end = flat.take(pa.array(order)), written.take(pa.array(order)), start[order], end[order]
+    if flat.type.get_field_index("text") >= 0:
+        _compare(text, row, start, end, pc.struct_field(flat, "text"), found)
+    label = pc.utf8_trim_whitespace(written)
+    unshown = np.isin(np.arange(len(flat)), unshown_labels(written))
+    _note_each(found, row, unshown, SPAN_OF, lambda at: str(labels.unshown(written[at].as_py())), labels.REMEDY)
     length = pc.utf8_length(text).to_numpy().astype(np.int64)[row]
     remedy = "Count characters from 0; `end` is one past the last."
     nameless = pc.equal(label, "").to_numpy(zero_copy_only=False)
     after = np.append(False, row[1:] == row[:-1])[: len(row)]
-    before = np.roll(start, 1), np.roll(end, 1)
+    overlap = after & (start < np.roll(end, 1))
     for wrong, reason, mend in (
         (nameless, "a span has no label", "Give it one."),
         ((start < 0) | (end <= start), "a span has no start or does not end after it", remedy),
         (end > length, "a span ends past the end of the text", remedy),
-        (after & (start < before[0]), "the spans are out of order", "Sort them by their start."),
-        (after & (start < before[1]), "two spans overlap", "Keep one of them: entities lie side by side."),
     ):
         _note_parts(found, row, wrong, SPAN_OF, reason, mend)
+
+    def both(at: int) -> str:
+        first, second = (f"{start[i]} to {end[i]} ({label[i].as_py()})" for i in (at - 1, at))
+        return f"two spans overlap: {first} and {second}"
+
+    _note_each(found, row, overlap, SPAN_OF, both, "Keep one of them: entities lie side by side.")
     sound = ~np.isin(row, np.array(list(found), dtype=np.int64))
     given = _Entities(row[sound], start[sound], end[sound], label.take(pa.array(np.flatnonzero(sound))))
     return _trimmed(given, text, "spans", found)
+
+
+def _compare(text: pa.Array, row: Ints, start: Ints, end: Ints, held: pa.Array, found: Faults) -> None:
+    """Note rows with spans that carry a text other than the one at their place, and the unit that would fit."""
+    for one in np.unique(row[np.asarray(held.is_valid())]).tolist():
+        own = text[one].as_py()
+        places = range(np.searchsorted(row, one), np.searchsorted(row, one, side="right"))
+        given = [(int(start[at]), int(end[at]), held[at].as_py()) for at in places if held[at].is_valid]
+        wrong = next((s for s in given if s[0] < 0 or own[s[0] : s[1]].strip() != s[2].strip()), None)
+        if wrong is None:
+            continue
+        begin, stop, says = wrong
+        reason = f"a span says {says!r}, and {own[max(begin, 0) : max(stop, 0)]!r} stands at {begin} to {stop}"
+        remedy = "Mend the offsets or the text; they must agree to the letter."
+        if fits := fitting_unit(own, given):
+            reason += f"; all spans of the row fit when counted in {fits[0]}"
+            remedy = f"Count characters from 0, with `end` one past the last: the first span begins at {fits[1][0]}."
+        _note(found, [one], "spans", reason, remedy)
 
 
 def _trimmed(entities: _Entities, text: pa.Array, name: str, found: Faults) -> _Entities:

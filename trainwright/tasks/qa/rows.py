@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trainwright.core.errors import Fault, InputError, nearest
 from trainwright.rows import tables
 from trainwright.rows.columns import Text
+from trainwright.rows.offsets import fitting_unit
 from trainwright.rows.reading import (
     Faulty,
     Integers,
@@ -298,10 +299,9 @@ def _misplaced(context: str, start: int, text: str) -> tuple[str, str]:
         return f"answer_start {start} is negative", "Count characters from 0."
     if first < 0:
         return "the answer is not in its context", "Mend the answer or the context; they must agree to the letter."
-    for unit, encoding, width in (("UTF-16 units", "utf-16-le", 2), ("UTF-8 bytes", "utf-8", 1)):
-        place = len(context.encode(encoding)[: start * width].decode(encoding, errors="ignore"))
-        if context.startswith(text, place):
-            return f"answer_start {start} fits when counted in {unit}", f"Count characters: here it is {place}."
+    if fits := fitting_unit(context, [(start, None, text)]):
+        unit, (place,) = fits
+        return f"answer_start {start} fits when counted in {unit}", f"Count characters: here it is {place}."
     once = context.find(text, first + 1) < 0
     remedy = f"The answer stands at {first}." if once else "The answer occurs more than once: give the right place."
     if start >= len(context):
