@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from trainwright import pins
 from trainwright.core import certificate, layout, params
+from trainwright.core.errors import RefusedError
 from trainwright.core.layout import Layout
 from trainwright.core.yaml_file import read_yaml
 from trainwright.rows import tables
@@ -266,3 +267,20 @@ def test_a_tightened_promise_that_still_holds_runs_the_gate_again_and_nothing_af
     assert done.returncode == 0
     assert "Running stage 'cleaning_gate@tiny'" in done.stdout
     assert f"Stage '{NEXT}' didn't change, skipping" in done.stdout
+
+
+def test_the_remedy_for_a_byte_that_dvc_does_not_see_mends_it(passed: Path, tmp_path: Path) -> None:
+    root = copy(passed, tmp_path / "project")
+    where = Layout(root, NAME)
+    path = where.stage("cleaning") / "rows.parquet"
+    before, times = path.read_bytes(), path.stat()
+    path.chmod(0o644)
+    path.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    pipeline = params.load(where.params).pipeline(NAME)
+    with pytest.raises(RefusedError) as refused:
+        certificate.check(where, pipeline, "cleaning")
+    command = str(refused.value).partition("`dvc ")[2].partition("`")[0].split()
+    must(root, *DVC, *command)
+    certificate.check(where, pipeline, "cleaning")
+    assert path.read_bytes() == before

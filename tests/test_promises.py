@@ -531,7 +531,7 @@ DEFECTS = [
     ),
     ("a group in two splits", SPLITS, swap_split, "groups_apart", ["q10-0", "q10-1", "q10-2"]),
     ("the same question in train and test", SPLITS, same_question_in_test, "duplicates_apart", ["q00-1", "q11-1"]),
-    ("one context in train and test", SPLITS, same_question_in_test, "texts_apart", ["q00-0", "q00-1", "q11-1"]),
+    ("one context in train and test", SPLITS, same_question_in_test, "texts_apart", ["q00-1", "q00-2", "q11-1"]),
     ("a child in validation", SPLITS, move_child, "children_in_train", ["q00-1+1"]),
     ("a declared split not kept", SPLITS, declare_split, "declared_splits_kept", ["q00-1"]),
     ("a small test split", SPLITS, edit("test.parquet", lambda r: r[:4], SPLITS), "test_rows", []),
@@ -870,6 +870,19 @@ def test_groups_may_be_parted_where_splitting_is_by_text(project: Project) -> No
     splitting = project.params.splitting.model_copy(update={"by": "text"})
     found = Project(project.layout, project.params.model_copy(update={"splitting": splitting})).verdict("splitting")
     assert "groups_apart" not in {judged.promise.name for judged in found.judged}
+
+
+def test_answers_longer_than_a_prediction_are_refused_with_the_value_that_fits(project: Project) -> None:
+    assert project.verdict("tokenization").passed
+    short = project.params.postprocessing.model_copy(update={"max_answer_length": 1})
+    changed = project.params.model_copy(update={"postprocessing": short})
+    (failed,) = Project(project.layout, changed).verdict("tokenization").failed
+    assert failed.promise.name == "impossible_share"
+    assert set(failed.settings) == {"gates.tokenization.max_impossible_share", "postprocessing.max_answer_length"}
+    needed = int(re.search(r"postprocessing.max_answer_length: (\d+) would do", failed.promise.says)[1])
+    enough = project.params.postprocessing.model_copy(update={"max_answer_length": needed})
+    changed = project.params.model_copy(update={"postprocessing": enough})
+    assert Project(project.layout, changed).verdict("tokenization").passed
 
 
 def test_a_long_run_of_white_space_is_for_cleaning_to_take_out(project: Project) -> None:

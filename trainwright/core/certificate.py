@@ -32,6 +32,7 @@ def suite_digest(params: Pipeline, gate: str) -> str:
         "gate": gate,
         "parameters": getattr(params.gates, gate).model_dump(mode="json"),
         "stage": getattr(params, gate).model_dump(mode="json"),
+        "postprocessing": params.postprocessing.model_dump(mode="json") if gate == "tokenization" else None,
         "code": {path.relative_to(PACKAGE).as_posix(): digest(path) for path in code},
     }
     return hashlib.sha256(json.dumps(suite, sort_keys=True).encode()).hexdigest()

@@ -47,11 +47,13 @@ class Promise:
 @dataclass(frozen=True)
 class Checked:
     """What a gate looks at: `folder`, which its stage wrote under the stage's own `params` (its section of
-    params.yaml), and by `open` the certified folders of stages before it."""
+    params.yaml), and by `open` the certified folders of stages before it. The tokenization gate alone may read
+    `postprocessing`, that section of params.yaml: it is in no other gate's suite."""
 
     folder: Path
     open: Callable[[str], Path]
     params: Any = None
+    postprocessing: Any = None
 
 
 def none_of(name: str, says: str, rows: Iterable[str], *keys: str) -> Promise:

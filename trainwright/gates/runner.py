@@ -134,7 +134,7 @@ def _observe(layout: Layout, params: Pipeline, gate: str, folder: Path, aside: P
     def certified(stage: str) -> Path:
         return certificate.take(layout, params, stage, aside)
 
-    checked = Checked(folder, certified, getattr(params, gate))
+    checked = Checked(folder, certified, getattr(params, gate), params.postprocessing)
     promises: list[Promise] = []
     try:
         for promise in getattr(tasks.load(params.task, "promises"), gate)(checked, getattr(params.gates, gate)):

@@ -50,6 +50,7 @@ class IngestionGate(Section):
 
 
 class TokenizationGate(Section):
+    max_impossible_share: SHARE = 0.1  # the largest share of answers longer than postprocessing.max_answer_length
     max_misaligned_share: SHARE = 0.005  # the largest share of rows whose tokens and characters do not match
     max_truncated_share: SHARE = 0.1  # the largest share of rows that a length limit cuts
 

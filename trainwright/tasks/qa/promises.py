@@ -129,6 +129,20 @@ def tokenization(checked: Checked, limits: params.TokenizationGate) -> Iterator[
     yield Promise(
         "truncated_share", says, part, maximum=limits.max_truncated_share, rows=truncated, keys=("max_truncated_share",)
     )
+    yield _impossible(seen, checked.postprocessing.max_answer_length, limits.max_impossible_share)
+
+
+def _impossible(seen: "list[_Windows]", longest: int, most: float) -> Promise:
+    """The promise of the share of answers that have more tokens than a prediction may have."""
+    lengths = np.concatenate([part.tokens[part.tokens > 0] for part in seen])
+    long = [row for part in seen for row in named(part.ids, part.tokens > longest)]
+    says = f"the share of answers with more than {longest} tokens, which no prediction may have, is small enough"
+    value = share(len(long), len(lengths)) if len(lengths) else 0.0
+    if value is not None and value > most:
+        needed = int(np.sort(lengths)[int(np.ceil((1 - most) * len(lengths))) - 1 if most < 1 else 0])
+        says += f" ({len(long):,} of {len(lengths):,} answers; postprocessing.max_answer_length: {needed} would do)"
+    keys = ("max_impossible_share", "postprocessing.max_answer_length")
+    return Promise("impossible_share", says, value, maximum=most, rows=long, keys=keys)
 
 
 @dataclass(frozen=True)
@@ -143,6 +157,7 @@ class _Windows:
     outside: Mask
     uncovered: Mask
     misaligned: Mask
+    tokens: Ints  # of the label, the most of any window; 0 without one
     of_no_row: list[str]
 
 
@@ -152,6 +167,7 @@ def _look(features: Path, split: Path, max_length: int) -> _Windows:
     begin, end = _gold(table)
     kinds = ("there", "labelled", "too_long", "outside", "uncovered", "misaligned")
     found = {kind: np.zeros(table.num_rows, dtype=np.bool_) for kind in kinds}
+    tokens = np.zeros(table.num_rows, dtype=np.int64)
     strays: list[str] = []
     with pa.memory_map(str(features)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:  # tokenization never puts the windows of one row into two batches
@@ -161,7 +177,12 @@ def _look(features: Path, split: Path, max_length: int) -> _Windows:
             row = row[known]
             for kind, mask in _kinds(batch.filter(pa.array(known)), begin[row], end[row], max_length).items():
                 found[kind][row[mask]] = True
-    return _Windows(table["id"], begin >= 0, of_no_row=strays, **found)
+            begins, ends, null = (
+                batch.filter(pa.array(known)).column(name).to_numpy().astype(np.int64)
+                for name in ("start_position", "end_position", "null_position")
+            )
+            np.maximum.at(tokens, row, np.where(begins != null, ends - begins + 1, 0))
+    return _Windows(table["id"], begin >= 0, of_no_row=strays, tokens=tokens, **found)
 
 
 def _kinds(batch: pa.RecordBatch, begin: Ints, end: Ints, limit: int) -> dict[str, Mask]:
