@@ -236,7 +236,7 @@ class Splitting(Section):
     validation: SHARE = 0.1  # share of the validation split
     test: SHARE = 0.1  # share of the test split
     salt: str = ""  # another text divides the rows in another way
-    by: Literal["group", "text"] = "group"
+    by: Literal["group", "text"] = "group"  # what keeps rows together: group and main text, or main text alone
 
     @model_validator(mode="after")
     def _whole(self) -> "Splitting":
