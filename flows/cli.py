@@ -145,6 +145,7 @@ def _for_work(command: Add) -> None:
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
     run = command("run", _run, "run the whole pipeline, here")
     run.add_argument("name", nargs="?", metavar="NAME", help="the pipeline; without it, all, each on its own")
+    run.add_argument("--here", action="store_true", help="run every stage on this machine, whatever `dispatch` says")
     compare = command("compare", _compare, "run a pipeline from several base models and show them side by side")
     compare.usage = "%(prog)s NAME --base MODEL --base MODEL"
     compare.add_argument("name", metavar="NAME", help="the pipeline")
@@ -295,9 +296,16 @@ def _refresh(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Run one pipeline, or all: one that fails does not stop another, and the gravest exit code is ours."""
     root, params, running, names = _project(arguments.name)
-    from flows.server import Server, required
+    from flows.server import Server, missing, required
 
-    if any(running.sent(name) for name in _with_needed(params, names)):
+    if arguments.here:
+        running = running.here()
+    if labels := {label for name in _with_needed(params, names) for label in running.sent(name)}:
+        if not os.environ.get("PREFECT_API_URL"):
+            by_name = f" {arguments.name}" if arguments.name else ""
+            raise InputError(
+                missing(labels, f", or run every stage on this machine: `trainwright run{by_name} --here`")
+            )
         required()
     server = Server(root)  # it starts while this process imports and looks at the pins
     _complete(root)

@@ -71,8 +71,8 @@ def reproduce(
         raise InputError(Fault(".dvc/config", f"{stage} is sent to {label}, but there is no DVC remote", remedy))
     name = stage.partition("@")[0]
     with _server() as api:
-        served_by = running.labels.get(label, Label()).pool or pool.POOL
-        journey = _Journey(api, label, served_by, 60 * (running.of(layout.pipeline).wait_minutes or 0), say)
+        needs = running.labels.get(label, Label())
+        journey = _Journey(api, label, needs, 60 * (running.of(layout.pipeline).wait_minutes or 0), say)
         deployment = journey.find_deployment()
         inputs = project.inputs(stage)
         lock = dvc_lock.of(project.entries([*dict.fromkeys(inputs.values()), stage]))
@@ -85,7 +85,7 @@ def reproduce(
                 "lock": lock,
                 "digest": sha256(lock.encode()).hexdigest(),
                 "versions": worker.versions(),
-                "devices": running.labels.get(label, Label()).gpus,
+                "devices": needs.gpus,
                 "seconds": seconds,
                 "force": force,
             }
@@ -163,12 +163,12 @@ class GivenUpError(MachineryError):
 class _Journey:
     """One stage on its way: sent, a worker waited for, watched, and its result read.
 
-    `served_by` is the work pool of the label. `patience` is how many seconds it waits for a worker that is not there;
+    `needs` are those of the label. `patience` is how many seconds it waits for a worker that is not there;
     NOBODY at least.
     """
 
-    def __init__(self, api: SyncPrefectClient, label: str, served_by: str, patience: float, say: Say) -> None:
-        self.api, self.label, self.served_by = api, label, served_by
+    def __init__(self, api: SyncPrefectClient, label: str, needs: Label, patience: float, say: Say) -> None:
+        self.api, self.label, self.needs, self.served_by = api, label, needs, needs.pool or pool.POOL
         self.patience, self.say = max(NOBODY, patience), say
         self._polls = Pulse()
         self._first_poll: datetime | None = None
@@ -294,7 +294,7 @@ class _Journey:
             return True
         self._alone = self._alone or time.monotonic()
         words = f"no worker serves the label {self.label}"
-        if refused := [known for known in pool.workers(self.api) if known.refused and self.label in known.labels]:
+        if refused := [known for known in pool.workers(self.api) if known.refusal(self.label, self.needs)]:
             words += f"; {refused[0].machine} was refused at {refused[0].since}: {refused[0].refused}"
         if time.monotonic() - self._alone > self.patience:
             start = f"trainwright worker {self.label}"

@@ -25,12 +25,14 @@ POLL = 0.2  # seconds between two looks at a silent process
 GRACE = 12.0  # seconds between asking a stage to end and killing it: a training keeps a checkpoint in ten
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 CONTROL = {code: None for code in (*range(32), 127, *range(128, 160)) if code != ord("\t")}
+BAR = re.compile(r"\d%\|")  # as tqdm draws it, at its end with a line end
 LOCK = re.compile(r"(Generating|Updating) lock file '[^']*'$")  # also after output that ends without a newline
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a stage's output; a transient one (it ended in a carriage return) is to be overwritten."""
+    """A line of a stage's output; a transient one (it ended in a carriage return, or is a progress bar that has come to
+    its end) is to be overwritten."""
 
     text: str
     transient: bool = False
@@ -126,7 +128,7 @@ def lines(
 def _line(data: bytes) -> Line:
     text = COLOUR.sub("", data.decode(errors="replace")).translate(CONTROL)
     text = LOCK.sub("", text.rstrip())
-    return Line(text, transient=data.endswith(b"\r"))
+    return Line(text, transient=data.endswith(b"\r") or BAR.search(text) is not None)
 
 
 def main() -> int:

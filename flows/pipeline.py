@@ -21,6 +21,7 @@ from trainwright.core.layout import Layout
 from trainwright.operations import Running
 
 DONE = ("Completed", "Cached", "Skipped")
+BY_HAND = "by hand"
 SAID_NO = (1, 2)  # a gate's or an input's no is the same at a second try
 
 
@@ -54,10 +55,14 @@ class Pipeline:
         terminal: Terminal,
         goal: str | None = None,
         forced: str | None = None,
+        reason: str = BY_HAND,
     ) -> None:
-        """With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run. The stage
-        `forced` runs even where nothing has changed."""
-        self.goal, self.forced = goal, forced
+        """`reason` to run stands in the name of the flow run.
+
+        With a `goal` (a stage's name, `training_gate`) only that stage and what it waits for is run. The stage
+        `forced` runs even if nothing has changed.
+        """
+        self.goal, self.forced, self.reason = goal, forced, reason
         self.layout, self.project, self.running, self.terminal = layout, project, running, terminal
         self.nodes: list[dvc.Node] = []
         self.outcomes: dict[str, Outcome] = {}
@@ -70,7 +75,8 @@ class Pipeline:
         started = time.monotonic()
         self.nodes = self.project.graph(self.layout.pipeline, self.goal)
         with server.answering():
-            state = flow(name=self.layout.pipeline)(self._stages)(return_state=True)
+            named = f"{self.layout.pipeline}: {self.reason}"
+            state = flow(name=self.layout.pipeline, flow_run_name=named)(self._stages)(return_state=True)
         self.terminal.say(f"\n{self.layout.pipeline}: {state.name} in {duration(time.monotonic() - started)}")
         self._closing()
         code = max((outcome.exit_code for outcome in self.outcomes.values()), default=0)

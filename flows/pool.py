@@ -16,6 +16,8 @@ from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.objects import WorkQueue
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
+from trainwright.operations import Label
+
 POOL = "trainwright"
 STAGE_NAME = "stage"  # the deployment of the flow `stage`, which workers run
 TEMPLATE: dict[str, Any] = {
@@ -29,8 +31,9 @@ FORGOTTEN = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker said of itself when it started. `has` is what needs are held against; `refused` is the need that
-    it did not meet, after which it did not start. The server adds when it was last `heard`, and whether that is fresh.
+    """What a worker said of itself when it started. `has` is what needs are held against, `needs` what each of its
+    labels needed then; `refused` is the need that it did not meet, after which it did not start. The server adds when
+    it was last `heard`, and whether that is fresh.
     """
 
     name: str
@@ -38,9 +41,19 @@ class Worker:
     machine: str
     since: str
     has: dict[str, Any] = field(default_factory=dict)
+    needs: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     heard: datetime | None = None
     alive: bool = False
+
+    def refusal(self, label: str, needs: Label) -> str:
+        """Why it does not serve a label that has these needs now; empty if it does, or was refused for other needs."""
+        return self.refused if self.needs.get(label) == stated(needs) else ""
+
+
+def stated(needs: Label) -> dict[str, Any]:
+    """Return what a label needs of a machine, as workers keep it on the server."""
+    return needs.model_dump(mode="json", exclude_none=True, exclude={"pool"})
 
 
 def client() -> SyncPrefectClient:

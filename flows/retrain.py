@@ -5,10 +5,8 @@ nothing of it is seen before one push moves the published branch. Import this mo
 ready (flows/server.py), since Prefect reads its settings on import.
 """
 
-import json
 import os
 import platform
-import secrets
 import subprocess
 import sys
 import time
@@ -20,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State, StateType
+from prefect.runtime import flow_run
 
 from flows import (
     approval,
@@ -32,6 +30,7 @@ from flows import (
     full_disk,
     git,
     ledger,
+    local_runs,
     notify,
     pinning,
     publication,
@@ -40,14 +39,14 @@ from flows import (
     worker,
 )
 from flows.dvc_process import environment
-from flows.pipeline import Pipeline
+from flows.pipeline import BY_HAND, Pipeline
 from flows.remote_stage import Name
 from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, require_changeable, require_known, turn, workspace
 from trainwright import champion, operations
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError, printable
-from trainwright.core.layout import Layout, find_root, write_file
+from trainwright.core.layout import Layout, find_root
 from trainwright.operations import Event
 
 SHOWN = 5
@@ -110,14 +109,13 @@ class Retrain:
 
     def run(self) -> Decision:
         """Decide, and do what was decided. The decision, whatever it is, is in the ledger then, or says why not."""
-        begun = self.home / ".trainwright" / "ticks" / self.name / f"{secrets.token_hex(8)}.json"
+        begun = local_runs.new(self.home, self.name)
         try:
             with suppress(TrainwrightError):  # whom to tell of what comes before the commit's own is read
                 _, self.running = operations.load(self.home / "params.yaml")
             with server.answering(), turn(self.home, self.name, self.terminal.say):
                 _account_for_killed(self.home, self.name)
-                me = {"process": os.getpid(), "since": psutil.Process().create_time()}
-                write_file(begun, json.dumps(me | {"started": self.began.isoformat(timespec="seconds")}))
+                local_runs.begin(begun, self.began, flow_run.id)
                 outcome, words, code, made = self._decide()
         except TrainwrightError as error:
             outcome, words, code, made = (
@@ -193,9 +191,9 @@ class Retrain:
         publication.require(self.home, project)
         if self.running.of(self.name).publication.approval == "required":
             approval.require_somebody()
-        if server.embedded() and any(self.running.sent(name) for name in what.chain(self.name)):
-            reason = "dispatch sends stages to workers, which need a Prefect server to hear of them"
-            raise InputError(Fault("PREFECT_API_URL unset", reason, f"{server.START[0].upper()}{server.START[1:]}."))
+        labels = {label for name in what.chain(self.name) for label in self.running.sent(name)}
+        if labels and server.embedded():
+            raise InputError(server.missing(labels))
 
     def _fetched(self) -> str | None:
         """The head of the published branch, brought here; where the remote is away, as it was brought here last."""
@@ -252,7 +250,9 @@ class Retrain:
             nodes = [node.name for node in project.graph(name, goal)]
             project.restore([node for node in nodes if not project.changes(node, missing=False)])
             forced = "training" if self.force and name == self.name else None
-            self.pipeline = Pipeline(Layout(space.root, name), project, self.running, self.terminal, goal, forced)
+            self.pipeline = Pipeline(
+                Layout(space.root, name), project, self.running, self.terminal, goal, forced, "retrain"
+            )
             if code := self.pipeline.run():
                 return code
         command = [sys.executable, "-m", "stages.gate", "every", self.name]
@@ -335,7 +335,14 @@ def _failed(words: str, told: bool) -> State[Any]:
     return State(type=StateType.CRASHED, name="Crashed", message=words)
 
 
-@flow(name="retrain", flow_run_name="{name}", validate_parameters=True)
+def _run_name() -> str:
+    """The name of a deployed run: its pipeline and why it runs."""
+    given = flow_run.parameters
+    scheduled = "schedule" if "auto-scheduled" in flow_run.tags else BY_HAND
+    return f"{given['name']}: {given.get('why') or scheduled}"
+
+
+@flow(name="retrain", flow_run_name=_run_name, validate_parameters=True)
 def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, str] | None = None) -> State[Any]:
     """Decide whether pipeline `name` is to be retrained, and do it.
 
@@ -355,19 +362,17 @@ def retrain(name: Name, force: bool = False, why: str = "", changes: dict[str, s
 
 def _account_for_killed(home: Path, name: str) -> None:
     """Put into the ledger that earlier ticks of a pipeline here have left no decision there."""
-    for begun in sorted((home / ".trainwright" / "ticks" / name).glob("[!.]*.json")):
-        told = json.loads(begun.read_text(encoding="utf-8"))
-        with suppress(psutil.NoSuchProcess):
-            if psutil.Process(told["process"]).create_time() == told["since"]:
-                continue  # it is about to leave its decision
-        if all(entry.get("tick") != begun.stem for entry in ledger.entries(home, name)):
+    for run in local_runs.begun(home, name):
+        if run.lives():
+            continue  # it is about to leave its decision
+        if all(entry.get("tick") != run.path.stem for entry in ledger.entries(home, name)):
             words = (
-                f"The tick of {told['started']} left no decision: its process ({told['process']}) was ended, "
+                f"The tick of {run.started} left no decision: its process ({run.process}) was ended, "
                 "or its disk was full."
             )
-            killed = {"outcome": KILLED, "words": words, "started": told["started"], "tick": begun.stem}
+            killed = {"outcome": KILLED, "words": words, "started": run.started, "tick": run.path.stem}
             ledger.record(home, name, killed)
-        begun.unlink()
+        run.path.unlink()
 
 
 def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, changes: Mapping[str, str]) -> Decision:
@@ -384,7 +389,7 @@ def decide(root: Path, name: str, terminal: Terminal, force: bool, why: str, cha
 
     try:
         with server.answering():
-            state = flow(name="retrain", flow_run_name=name)(body)(return_state=True)
+            state = flow(name="retrain", flow_run_name=f"{name}: {why or BY_HAND}")(body)(return_state=True)
     except MachineryError as error:
         if not found:
             raise

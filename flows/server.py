@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -56,6 +56,14 @@ def settle(home: Path) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.update(FIXED)
+
+
+def missing(labels: Collection[str], remedy: str = "") -> Fault:
+    """Return the fault of a pipeline whose stages go to workers while PREFECT_API_URL names no server."""
+    stages = f"stages are sent to {', '.join(sorted(labels))}, whose workers a Prefect server tells of them"
+    start = f"{START[0].upper()}{START[1:]}, then `export PREFECT_API_URL=http://127.0.0.1:4200/api`"
+    reason = f"{stages}, and PREFECT_API_URL is not set"
+    return Fault("params.yaml", reason, f"{start}{remedy}.", field="dispatch")
 
 
 def required(home: Path | None = None, patience: float = 0) -> str:

@@ -12,12 +12,13 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from flows import dvc, git, ledger, registry, server, workspace
+from flows import dvc, git, ledger, local_runs, registry, server, workspace
 from flows.terminal import duration
 from trainwright import operations
 from trainwright.core.errors import TrainwrightError, printable
-from trainwright.operations import RETRAIN, Running
+from trainwright.operations import RETRAIN, Label, Running
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -38,7 +39,8 @@ def status(root: Path) -> Told:
     """All that is known now. Keys are stable; times are ISO 8601 in UTC, sizes are bytes, what is not known is null.
 
     `server.words` says why the server's part is missing where `server.answers` is false; then `runs`, `workers` and
-    `labels` are null: not known is not the same as none. Where `remote.answers` is false, `remote.words` says why, and
+    `labels` are null: not known is not the same as none. `here` are the retrains on this machine, whoever started them,
+    with the id of their run where the server knows it. Where `remote.answers` is false, `remote.words` says why, and
     versions and decisions are as they were when it was last reached; it is null where there is no Git remote.
     """
     params, running = operations.load(root / "params.yaml")
@@ -50,6 +52,7 @@ def status(root: Path) -> Told:
         "remote": remote,
         "server": {"url": os.environ.get("PREFECT_API_URL"), "answers": False, "words": ""},
         "pipelines": [_pipeline(root, name, running) for name in params.pipelines],
+        "here": [_here(run) for name in params.pipelines for run in local_runs.begun(root, name) if run.lives()],
         "runs": None,
         "workers": None,
         "labels": None,
@@ -98,6 +101,15 @@ def _in_use(root: Path, name: str) -> Told | None:
     return {"version": found.version, "commit": found.commit, "since": found.put_in_use} if found else None
 
 
+def _here(run: local_runs.LocalRun) -> Told:
+    return {
+        "what": f"retrain {run.pipeline}",
+        "process": run.process,
+        "since": run.started,
+        "run": run.flow_run,
+    }
+
+
 def _disk(root: Path) -> Told:
     private = root / ".trainwright"
     return {
@@ -125,8 +137,8 @@ def _serve(told: Told, running: Running) -> None:
             with suppress(ObjectNotFound):
                 found_there = client.read_work_queues(work_pool_name=of)
                 queues |= {queue.name: queue for queue in found_there if others.get(queue.name, pool.POOL) == of}
-        told["workers"] = [_worker(known) for known in pool.workers(client)] if queues else []
-        runs = _runs(client, [pool.POOL, *others.values()]) if queues else []
+        told["workers"] = [_worker(known, running) for known in pool.workers(client)] if queues else []
+        runs = _runs(client, [pool.POOL, *others.values()])
         told["labels"] = [
             _label(name, queues, told["workers"], running) for name in (RETRAIN, *sorted(running.served()))
         ]
@@ -134,13 +146,14 @@ def _serve(told: Told, running: Running) -> None:
         told["runs"] = [_run(client, run, runs, labels, queues) for run in runs]
 
 
-def _worker(known: "Worker") -> Told:
+def _worker(known: "Worker", running: Running) -> Told:
+    refusals = (known.refusal(label, running.labels.get(label, Label())) for label in known.labels)
     return {
         "name": known.name,
         "labels": known.labels,
         "alive": known.alive,
         "heard": _iso(known.heard),
-        "refused": known.refused or None,
+        "refused": next(filter(None, refusals), None),
     }
 
 
@@ -148,7 +161,7 @@ def _label(name: str, queues: "dict[str, WorkQueue]", workers: list[Told], runni
     from flows import pool
 
     wants = running.labels.get(name)
-    needs = wants.model_dump(exclude_none=True, exclude={"pool"}) if wants else {}
+    needs = pool.stated(wants) if wants else {}
     queue = queues.get(name)
     asked = queue.last_polled if queue else None
     return {
@@ -174,15 +187,18 @@ def _runs(client: "SyncPrefectClient", pools: list[str]) -> "list[FlowRun]":
         {"before_": datetime.now(UTC) + timedelta(minutes=1)}
     )
     ours = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=pools))
-    found: list[FlowRun] = []
+    by_hand = filters.FlowFilter(name=filters.FlowFilterName(any_=[RETRAIN]))  # of a command line: in no pool
+    found: dict[UUID, FlowRun] = {}
     for types, when in ((going[:-1], None), (going[-1:], due)):
         wanted = filters.FlowRunFilter(
             state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=types)),
             next_scheduled_start_time=when,
         )
         order = FlowRunSort.EXPECTED_START_TIME_ASC
-        found += client.read_flow_runs(work_pool_filter=ours, flow_run_filter=wanted, sort=order, limit=200)
-    return found
+        for where in ({"work_pool_filter": ours}, {"flow_filter": by_hand}):
+            runs = client.read_flow_runs(**where, flow_run_filter=wanted, sort=order, limit=200)
+            found |= {run.id: run for run in runs}
+    return list(found.values())
 
 
 def _run(
@@ -196,7 +212,7 @@ def _run(
     return {
         "id": str(run.id),
         "name": run.name,
-        "what": what if "stage" in given or "name" in given else client.read_flow(run.flow_id).name,
+        "what": what if "stage" in given or "name" in given else run.name,
         "label": run.work_queue_name,
         "state": state.name if state else None,
         "since": _iso(since),
@@ -243,7 +259,7 @@ def _why(run: "FlowRun", runs: "list[FlowRun]", labels: dict[str, Told], queues:
 def _busy(label: str, runs: "list[FlowRun]") -> str:
     """What the workers of a label are running; empty where it is nothing."""
     busy = [run for run in runs if run.work_queue_name == label and run.state and run.state.is_running()]
-    told = [f"{run.name} since {_local(_iso(run.start_time))[-5:]}" for run in busy]
+    told = [f"{run.name} since {run.start_time.astimezone():%H:%M}" for run in busy if run.start_time]
     return f"the workers of {label} are busy with {', '.join(told)}" if told else ""
 
 
@@ -259,8 +275,9 @@ def lines(told: Told, width: int) -> Iterator[str]:
     if told["remote"]["words"]:
         yield from _wrapped("Git remote", told["remote"]["words"], width)
     yield from ("", "Pipelines", *_table(list(_pipeline_rows(told)), width))
-    if told["server"]["answers"]:
+    if told["server"]["answers"] or told["here"]:
         yield from ("", "Runs", *_table(list(_run_rows(told)), width, "none is running or waiting"))
+    if told["server"]["answers"]:
         yield from ("", "Workers", *_table(list(_worker_rows(told)), width, "none has been heard of"))
     left = "left by a crash: `trainwright clean` removes it"
     rows = [(space["name"], "in use" if space["held"] else left) for space in told["workspaces"]]
@@ -287,9 +304,13 @@ def _pipeline_rows(told: Told) -> Iterator[tuple[str, ...]]:
 
 
 def _run_rows(told: Told) -> Iterator[tuple[str, ...]]:
-    if told["runs"]:
+    known = {run["id"] for run in told["runs"] or []}
+    own = [run for run in told["here"] if run["run"] not in known]
+    if told["runs"] or own:
         yield ("RUN", "LABEL", "STATE", "FOR", "WHY IT WAITS")
-    for run in told["runs"]:
+    for run in own:
+        yield (run["what"], "", "Running", _ago(told, run["since"]), f"process {run['process']} on this machine")
+    for run in told["runs"] or []:
         yield (run["what"], run["label"] or "", run["state"] or "", f"{_ago(told, run['since'])}", run["why"] or "")
 
 
@@ -331,7 +352,7 @@ def _wrapped(title: str, text: str, width: int) -> Iterator[str]:
 
 
 def _local(moment: str | None) -> str:
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}" if moment else ""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M %Z}" if moment else ""
 
 
 def _ago(told: Told, moment: str | None) -> str:

@@ -30,7 +30,7 @@ class Terminal:
             self._open = True
 
     def note(self, text: str) -> None:
-        for line in text.split("\n"):
+        for line in text.rstrip("\n").split("\n") if text else ():
             self._print((INDENT + printable(line)).rstrip())
 
     def say(self, text: str = "") -> None:

@@ -84,7 +84,8 @@ def serve(root: Path, labels: Sequence[str], running: Running) -> int:
     name = f"{platform.node()}-{'-'.join(labels) if faults else os.getpid()}"
     since = datetime.now(UTC).isoformat(timespec="seconds")
     refused = "; ".join(fault.reason for fault in faults)
-    me = pool.Worker(name, list(labels), platform.node(), since, asdict(machine), refused)
+    stated = {label: pool.stated(need) for label, need in needs.items()}
+    me = pool.Worker(name, list(labels), platform.node(), since, asdict(machine), stated, refused)
     try:
         with pool.client() as api:
             pool.workers(api)  # which forgets the long dead

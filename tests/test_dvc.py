@@ -65,11 +65,11 @@ def test_a_failing_stage_raises_with_the_words_of_dvc(toy: Toy) -> None:
 
 
 def test_progress_is_told_from_lines_and_control_characters_do_not_come_through(toy: Toy) -> None:
-    toy.stages(bar={"cmd": r"printf '10%%\r50%%\r100%%\n\033[31mred\033[0m\a\nend'"})
+    toy.stages(bar={"cmd": r"printf '10%%\r50%%\r100%%\n100%%|##| 3/3\n\033[31mred\033[0m\a\nend'"})
     state, lines = lines_of(dvc.Project(toy.root), "bar@toy")
     assert state == "Completed"
-    assert lines[:3] == [Line("10%", True), Line("50%", True), Line("100%")]
-    assert [line.text for line in lines[3:]] == ["red", "end"]
+    assert lines[:4] == [Line("10%", True), Line("50%", True), Line("100%"), Line("100%|##| 3/3", True)]
+    assert [line.text for line in lines[4:]] == ["red", "end"]
 
 
 def test_python_in_a_stage_is_the_python_that_runs_the_flow(toy: Toy) -> None:

@@ -1,6 +1,7 @@
 """`trainwright status`: what it tells of Git, of this machine and of a real server, and that it can be read."""
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from conftest import Toy, wait
 from fixtures.repository import git, pipelines, repository, trainwright
 from test_deploy import NIGHTLY, client, deploy
 
-from flows import ledger, registry, status, workspace
+from flows import ledger, local_runs, registry, status, workspace
 
 
 @pytest.fixture
@@ -148,6 +149,48 @@ def test_it_says_which_run_keeps_the_workers_of_a_label_busy_and_since_when(depl
     assert runs[second.name]["why"].startswith(f"the workers of gpu are busy with {first.name} since ")
     assert [(worker["name"], worker["alive"]) for worker in told["workers"]] == [("host-1", True)]
     assert "gpu needs cpus 2" in shown(told)
+
+
+def test_a_refusal_for_other_needs_is_no_reason_any_more(deployed: Toy) -> None:
+    from flows import pool
+    from trainwright.operations import Label
+
+    with client() as api:
+        for cpus, name in ((64, "host-old"), (2, "host-new")):
+            needs = {"gpu": pool.stated(Label(cpus=cpus))}
+            refused = f"gpu needs cpus: {cpus}, this machine has 1"
+            pool.announce(api, pool.Worker(name, ["gpu"], name, datetime.now(UTC).isoformat(), {}, needs, refused))
+        told = status.status(deployed.root)
+        for name in ("host-old", "host-new"):
+            api.delete_variable_by_name(pool._record(name))
+    (gpu,) = (label for label in told["labels"] if label["name"] == "gpu")
+    assert gpu["refused"] == ["gpu needs cpus: 2, this machine has 1"]
+
+
+def test_a_retrain_started_by_hand_is_shown_without_a_server(project: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    local_runs.begin(local_runs.new(project.root, "one"), datetime.now(UTC), "an-id")
+    dead = local_runs.new(project.root, "two")
+    local_runs.begin(dead, datetime.now(UTC), None)
+    dead.write_text(json.dumps(json.loads(dead.read_text()) | {"since": 0.0}))  # its process id is another's now
+    told = status.status(project.root)
+    assert [(run["what"], run["run"]) for run in told["here"]] == [("retrain one", "an-id")]
+    assert f"process {os.getpid()} on this machine" in shown(told)
+
+
+def test_a_retrain_started_by_hand_is_shown_once_beside_a_server(deployed: Toy) -> None:
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    told: dict[str, Any] = {}
+
+    def body() -> None:
+        local_runs.begin(local_runs.new(deployed.root, "one"), datetime.now(UTC), str(flow_run.id))
+        told.update(status.status(deployed.root))
+
+    flow(name="retrain", flow_run_name="one: by hand")(body)()
+    assert [(run["name"], run["state"], run["label"]) for run in told["runs"]] == [("one: by hand", "Running", None)]
+    assert "one: by hand Running" in shown(told).replace("  ", " ") and "on this machine" not in shown(told)
 
 
 def test_a_paused_schedule_and_one_that_was_never_deployed_show_no_tick(deployed: Toy) -> None:

@@ -211,6 +211,11 @@ class Running(Section):
         """The labels that stages of `pipeline` are sent to."""
         return {label for stage in STAGES if (label := self.label(pipeline, stage))}
 
+    def here(self) -> "Running":
+        """The same with every stage run on this machine."""
+        operations = {name: own.model_copy(update={"dispatch": {}}) for name, own in self.operations.items()}
+        return self.model_copy(update={"dispatch": {}, "operations": operations})
+
     def served(self) -> set[str]:
         """Every label that some stage is sent to or that has needs."""
         own = [label for operations in self.operations.values() for label in operations.dispatch.values()]
