@@ -55,7 +55,8 @@ class Known:
         return "published"
 
 
-@pytest.mark.parametrize("nights, pipelines, seed", [(5, 3, 389), pytest.param(30, 10, 30, marks=MANY)])
+@MANY
+@pytest.mark.parametrize("nights, pipelines, seed", [(5, 3, 389), (30, 10, 30)])
 def test_nights_with_faults_need_nobody_and_lose_no_version(
     nights: int, pipelines: int, seed: int, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
