@@ -123,7 +123,7 @@ def test_where_nobody_knows_whom_to_tell_of_a_failure_the_server_is_left_to_tell
     assert house.decisions()[0]["outcome"] == "failed"
     with client() as api:
         (run,) = api.read_flow_runs(sort="START_TIME_DESC", limit=1)
-    assert (run.name, run.state.type) == ("one", "CRASHED") and "params.yaml" in run.state.message, run.state
+    assert (run.name, run.state.type) == ("one: by hand", "CRASHED") and "params.yaml" in run.state.message, run.state
 
 
 @pytest.mark.parametrize("kilobytes", [60, 250])
@@ -173,7 +173,7 @@ def test_what_could_not_be_published_is_said_before_any_work(house: House) -> No
     "sections, words",
     [
         ({"operations": {"one": {"publication": {"approval": "required"}}}}, "nobody can be asked here"),
-        ({"dispatch": {"evaluation": "gpu"}}, "PREFECT_API_URL unset: dispatch sends stages to workers"),
+        ({"dispatch": {"evaluation": "gpu"}}, "stages are sent to gpu, whose workers a Prefect server tells of them, and"),
     ],
 )
 def test_what_would_be_in_vain_without_a_server_is_said_before_any_work(

@@ -141,8 +141,10 @@ def _impossible(seen: "list[_Windows]", longest: int, most: float) -> Promise:
     if value is not None and value > most:
         needed = int(np.sort(lengths)[int(np.ceil((1 - most) * len(lengths))) - 1 if most < 1 else 0])
         says += f" ({len(long):,} of {len(lengths):,} answers; postprocessing.max_answer_length: {needed} would do)"
-    keys = ("max_impossible_share", "postprocessing.max_answer_length")
-    return Promise("impossible_share", says, value, maximum=most, rows=long, keys=keys)
+    return Promise(
+        "impossible_share", says, value, maximum=most, rows=long,
+        keys=("max_impossible_share", "postprocessing.max_answer_length"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
