@@ -173,7 +173,10 @@ def test_what_could_not_be_published_is_said_before_any_work(house: House) -> No
     "sections, words",
     [
         ({"operations": {"one": {"publication": {"approval": "required"}}}}, "nobody can be asked here"),
-        ({"dispatch": {"evaluation": "gpu"}}, "stages are sent to gpu, whose workers a Prefect server tells of them, and"),
+        (
+            {"dispatch": {"evaluation": "gpu"}},
+            "stages are sent to gpu, whose workers a Prefect server tells of them, and",
+        ),
     ],
 )
 def test_what_would_be_in_vain_without_a_server_is_said_before_any_work(
