@@ -100,7 +100,7 @@ def timing(layout: Layout, stage: str) -> dict[str, Any]:
 def _table(key: str, rows: Rows, description: str) -> None:
     from prefect.artifacts import create_table_artifact
 
-    shown = [{name: markdown.plain(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    shown = [{name: markdown.cell(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
     create_table_artifact(shown, key=key, description=description)
 
 

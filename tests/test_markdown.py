@@ -44,3 +44,11 @@ def test_a_text_is_shown_as_it_is() -> None:
     assert markdown.plain("31.6 (25.6 to 37.6), F1!") == "31.6 (25.6 to 37.6), F1!"
     shown = MarkdownIt("commonmark").renderInline(markdown.plain("a_b <c> [d] https://e.example"))
     assert shown == "a_b &lt;c&gt; [d] https://e.example"
+
+
+def test_a_cell_is_escaped_only_if_something_could_come_of_it() -> None:
+    for text in ("toy@v1.0.0", "a_b: 5 * 3", "at most 0.6"):
+        assert markdown.cell(text) == text
+    for text in ("![x](http://a.example/x.png)", "<b>", "see www.example.org", "`x`"):
+        assert markdown.cell(text) == markdown.plain(text) != text
+    assert markdown.cell("a\n# b") == "a # b"
