@@ -17,8 +17,9 @@ from flows import git
 from flows.workspace import held
 from trainwright.core import layout
 from trainwright.core.errors import InputError, MachineryError
+from trainwright.operations import LEDGER
 
-BRANCH = "refs/heads/ledger"
+BRANCH = f"refs/heads/{LEDGER}"
 FOLDER = "decisions"
 
 
@@ -99,7 +100,7 @@ def _deliver(root: Path) -> None:
 
 def _fetched(root: Path) -> str | None:
     name = git.remote(root)
-    return f"refs/remotes/{name}/ledger" if name else None
+    return f"refs/remotes/{name}/{LEDGER}" if name else None
 
 
 def _pending(root: Path) -> Path:

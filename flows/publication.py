@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from flows import dvc, dvc_lock, git, ledger, registry
@@ -319,7 +320,7 @@ def _beside(home: Path, head: str | None, ready: Ready, tags: Mapping[str, tuple
     return (
         f"The branch {ready.branch} is protected. The version is in use by its tags; to bring it, and all that waits "
         f"with it, into the branch, merge {beside}: "
-        f"git fetch && git switch {ready.branch} && git merge {git.remote(home)}/{beside}"
+        f"git fetch && git switch {quote(ready.branch)} && git merge {quote(f'{git.remote(home)}/{beside}')}"
     )
 
 

@@ -1,6 +1,8 @@
 """params.yaml is checked at the door: every mistake is named with its line, its key and the nearest right one."""
 
+import itertools
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -273,3 +275,45 @@ def test_a_limit_under_the_rows_that_gates_want_is_refused_with_both_keys(tmp_pa
     (fault,) = faults(tmp_path, content)
     assert f"ingestion.limit: {limit} is less than" in fault.reason
     assert key in fault.reason
+
+
+def git_takes(tmp_path: Path, name: str) -> bool:
+    command = ["git", "check-ref-format", "--branch", name]
+    return not subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+
+
+def test_a_branch_is_what_git_takes_for_one(tmp_path: Path) -> None:
+    parts = ["a", "..", ".", "/", "@", "{", ".lock", "-", " ", "~", "ü", "HEAD"]
+    names = [*parts, *map("".join, itertools.product(parts[:8], repeat=2)), "a@{1}", "a/.b", "a.lock/b", "a//b", "/a"]
+    names += [f"a{character}b" for character in "^:?*[\\]\t\x7f$'#&;+"] + [
+        "x.lockx",
+        "a./b",
+        "refs/heads/a",
+        "",
+        "a..b",
+    ]
+    assert [(name, operations.is_branch(name)) for name in names] == [
+        (name, git_takes(tmp_path, name)) for name in names
+    ]
+
+
+def with_branch(branch: str) -> str:
+    return changed(
+        "  sample-qa:\n    training: {retries",
+        f"  sample-qa:\n    publication: {{branch: {branch}}}\n    training: {{retries",
+    )
+
+
+@pytest.mark.parametrize(
+    "branch, says",
+    [("a..b", "not a name that Git takes"), ("ledger", "keeps the decisions"), ("Ledger/x", "keeps the decisions")],
+)
+def test_a_branch_that_could_not_be_pushed_is_refused_when_params_load(tmp_path: Path, branch: str, says: str) -> None:
+    (fault,) = faults(tmp_path, with_branch(branch))
+    assert says in fault.reason and fault.field == "operations.sample-qa.publication.branch"
+
+
+def test_a_branch_within_another_pipelines_branch_is_refused() -> None:
+    operated = {"one": {"publication": {"branch": "published/one"}}}
+    with pytest.raises(ValueError, match="'published' and 'published/one' cannot both be"):
+        operations.Running.model_validate({"pipelines": {"one": None, "two": None}, "operations": operated})

@@ -22,11 +22,27 @@ LABEL = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 # A part of a field of cron that our reader and Prefect's take alike: not `L`, `#` or `H`, and not `5-5`, which is every
 # value to Prefect's.
 CRON = re.compile(r"(\*|(\d{1,2}|[a-z]{3})-(?!\2(/|$))(\d{1,2}|[a-z]{3}))(/\d+)?|\d{1,2}|[a-z]{3}", re.IGNORECASE)
+LEDGER = "ledger"  # the branch of the decisions (flows/ledger.py)
+UNFIT_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
+LONGEST_PART = 240  # bytes of a part of a branch's name: Git adds `.lock` for its file, a protected branch `-next`
 OWN = ("trainwright", "stage")  # what the pool of workers of ours is called, and what it runs
 WAIT_MINUTES = 60.0
 RETRAIN = "retrain"  # the label of the workers that run what schedules start
 Event = Literal["published", "refused", "failed", "waiting"]
 EVENTS: tuple[Event, ...] = get_args(Event)
+
+
+def is_branch(name: str) -> bool:
+    """Return whether `git check-ref-format --branch` accepts a name for a branch.
+
+    Names whose files would be too long for the file system are refused as well.
+    """
+    if name == "HEAD" or name.startswith("-") or name.endswith(".") or UNFIT_IN_BRANCH.search(name):
+        return False
+    parts = name.split("/")
+    return all(
+        part and part[0] != "." and not part.endswith(".lock") and len(part.encode()) <= LONGEST_PART for part in parts
+    )
 
 
 class Operation(Section):
@@ -93,7 +109,16 @@ class Publication(Section):
     slice_floors: dict[str, float] = Field(default_factory=dict)
     approval: Literal["none", "required"] = "none"
     approval_hours: Annotated[float, Field(gt=0, le=365 * 24)] = 24.0
-    branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = "published"
+    branch: str = "published"
+
+    @field_validator("branch")
+    @classmethod
+    def _is_branch(cls, value: str) -> str:
+        if not is_branch(value):
+            raise ValueError(f"{value!r} is not a name that Git takes for a branch; write one such as published")
+        if value.partition("/")[0].lower() == LEDGER:
+            raise ValueError(f"the branch {LEDGER!r} keeps the decisions; write another, such as published")
+        return value
 
 
 class Retention(Section):
@@ -180,6 +205,12 @@ class Running(Section):
     def _names(self) -> "Running":
         if wrong := [name for name in self.operations if name not in self.pipelines]:
             raise ValueError(f"{wrong[0]!r} in operations is not a pipeline")
+        branches = {self.of(name).publication.branch for name in {*self.pipelines, *self.operations}}
+        for branch in sorted(branches):
+            if inner := [other for other in branches if other.startswith(f"{branch}/")]:
+                raise ValueError(
+                    f"the branches {branch!r} and {min(inner)!r} cannot both be: Git keeps no branch within another"
+                )
         for label in self.served():
             if not LABEL.match(label):
                 raise ValueError(f"label {label!r} must be lower-case words joined by hyphens")
