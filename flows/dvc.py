@@ -134,6 +134,8 @@ class Project:
         if seen != self._seen:
             self._repo._reset()
             self._seen = seen
+            for dep in (dep for stage in self._repo.index.stages for dep in stage.deps if dep.is_in_repo):
+                dep.status = _status_of(dep)
 
     def cache(self) -> Path:
         """The folder of DVC's cache, as its setting `cache.dir` would name it: objects are in files/md5 below it."""
@@ -547,6 +549,24 @@ def _is_as_long(remote: Any, cache: Any, name: str) -> bool:
         return bool(remote.fs.size(remote.oid_to_path(name)) == cache.fs.size(cache.oid_to_path(name)))
     except FileNotFoundError:
         return False
+
+
+def _status_of(dep: Any) -> Callable[[], dict[str, str]]:
+    """DVC's status of a dependency, but for a folder that holds nothing except .gitignore files: it is missing.
+
+    DVC writes such files beside outputs. When Git brings them to a fresh checkout, DVC calls the folder modified.
+    """
+
+    def status() -> dict[str, str]:
+        missing = dep.hash_info and _has_only_rules(Path(dep.fs_path))
+        return {str(dep): "deleted"} if missing else dict(type(dep).status(dep))
+
+    return status
+
+
+def _has_only_rules(folder: Path) -> bool:
+    """Whether a folder is there and has no files other than .gitignore, at any depth."""
+    return folder.is_dir() and all(set(names) <= {".gitignore"} for _, _, names in os.walk(folder))
 
 
 def _flat(states: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -120,6 +120,24 @@ def bring(space: Workspace, pipeline: str, commit: str) -> None:
                 layout.write_file(space.root / path, content.decode())
 
 
+def is_same(space: Workspace, version: Version) -> bool:
+    """Whether the workspace's pipeline has made the very outputs of a version, by the digests in dvc.lock.
+
+    Reports and gates' results are left out: they describe the other outputs.
+    """
+    now, then = (
+        {(stage, output) for stage, entry in _of(entries, version.name).items() if _is_model(stage)
+         for output in dvc_lock.outputs([entry]).items()}
+        for entries in (_lock(space.root), _entries(space.home, version.commit))
+    )  # fmt: skip
+    return bool(now) and now == then
+
+
+def _is_model(stage: str) -> bool:
+    name = stage.partition("@")[0]
+    return name != "report" and not name.endswith("_gate")
+
+
 def publish(
     space: Workspace,
     name: str,

@@ -176,6 +176,8 @@ class Retrain:
             if code:
                 words = self._failures(code)
                 return (REFUSED if code == RefusedError.exit_code else FAILED), words, code, None
+            if self.in_use and publication.is_same(space, self.in_use):
+                return NOTHING, self._same(), 0, None
             return self._publish(space, what, project, told)
 
     def _parameters(self, space: Workspace) -> tuple[params.Params, operations.Running]:
@@ -241,6 +243,13 @@ class Retrain:
         return (
             f"Nothing to do: no new data, code or parameters since {since}.{after} "
             f"To train all the same: trainwright retrain {self.name} --force --why REASON."
+        )
+
+    def _same(self) -> str:
+        return (
+            f"Nothing to do: the outputs are the same bytes as those of {self.in_use}, so no version is published "
+            f"(the run was since {'; '.join(self.reasons[:SHOWN])}). If its code changed: "
+            f"trainwright accept {self.name} --why REASON."
         )
 
     def _run(self, space: Workspace, what: params.Params, project: dvc.Project) -> int:

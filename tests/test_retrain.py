@@ -118,7 +118,8 @@ def test_ticks_publish_rest_and_publish_again_and_each_leaves_its_decision(house
     assert git.git(house.root, "worktree", "list").count("\n") == 0
     assert tick(house, "--force", "--why", "I want to")[0] == 0
     newest = decisions(house)[0]
-    assert newest["forced"] and newest["reasons"] == ["forced: I want to"] and newest["outcome"] == "published"
+    assert newest["forced"] and newest["reasons"] == ["forced: I want to"] and newest["outcome"] == "nothing to do"
+    assert "the same bytes as those of one@v1.1.0" in newest["words"] and in_use(house) == "v1.1.0"
 
 
 def test_a_worse_model_is_refused_and_what_is_in_use_stays(house: Toy) -> None:

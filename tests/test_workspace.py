@@ -100,6 +100,30 @@ def test_data_that_are_not_here_are_no_change_and_are_brought_back(project: Toy)
         assert inside.changes("cleaning@toy", missing=False) == ["in.txt modified"]
 
 
+def test_gitignore_files_of_dvc_in_git_are_no_data(project: Toy) -> None:
+    """A clone may have committed those that DVC wrote inside of a folder on which the next stage depends."""
+    make = {"cmd": "mkdir -p data/model && cp in.txt data/model/weights", "deps": ["in.txt"], "outs": ["data/model"]}
+    project.stages(
+        training=make, evaluation={"cmd": "cp data/model/weights out.txt", "deps": ["data"], "outs": ["out.txt"]}
+    )
+    project.write(".gitignore", ".trainwright/\n.site/\nout.txt\n")
+    project.write(".dvcignore", (ROOT / ".dvcignore").read_text())
+    home = dvc.Project(project.root)
+    for stage in ("training@toy", "evaluation@toy"):
+        home.reproduce(stage, lambda _: None, 60)
+    assert (project.root / "data" / ".gitignore").exists()
+    git.git(project.root, "add", "--all")
+    git.git(project.root, "commit", "--quiet", "--message", "All there is")
+    with workspace(project.root, "toy", "HEAD") as space:
+        assert [path.name for path in (space.root / "data").rglob("*")] == [".gitignore"]
+        inside = dvc.Project(space.root)
+        assert inside.changes("evaluation@toy", missing=False) == []
+        inside.restore(["training@toy"])
+        assert inside.changes("evaluation@toy", missing=False) == []
+        (space.root / "data" / "model" / "weights").write_text("other")
+        assert inside.changes("evaluation@toy", missing=False) == ["data modified"]
+
+
 def test_a_killed_run_leaves_a_folder_that_the_next_start_sweeps(project: Toy) -> None:
     child = project.start("-c", HOLDS)
     assert child.stdout
