@@ -134,12 +134,7 @@ def _for_work(command: Add) -> None:
     add.add_argument("--from", dest="file", metavar="FILE", type=Path, help="propose a pipeline for this file")
     add.add_argument("--task", metavar="TASK", help="what to learn from FILE: classification, qa, ner, …")
     add.add_argument("--name", metavar="NAME", help="the pipeline's name; without it, the recipe's or the file's")
-    add.add_argument(
-        "--column", action="append", default=[], metavar="OURS=THEIRS", help="a column of FILE: text=review"
-    )
-    add.add_argument("--format", metavar="FORMAT", help="the format of FILE, where its name does not say it")
-    add.add_argument("--header", metavar="NAMES", help="names of FILE's columns, by commas, if its first line has none")
-    add.add_argument("--delimiter", metavar="CHARACTER", help="what divides the cells of FILE")
+    _for_reading(add, "FILE")
     add.add_argument("--language", metavar="CODE", help="the language of FILE, such as en")
     refresh = command("refresh", _refresh, "read the source and the base model again and move their pins")
     refresh.add_argument("name", metavar="NAME", help="the pipeline")
@@ -161,7 +156,25 @@ def _for_work(command: Add) -> None:
     predict.add_argument(
         "input", metavar="INPUT", type=Path, help="a file in one of the task's forms, such as JSON Lines"
     )
-    predict.add_argument("output", metavar="OUTPUT", type=Path, help="the JSON file to write: {id: prediction}")
+    predict.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="the file to write: .json ({id: prediction}), .jsonl or .csv"
+    )
+    predict.usage = "%(prog)s MODEL INPUT OUTPUT"
+    predict.epilog = "INPUT is read as the files were that MODEL was trained on, unless a flag says otherwise."
+    _for_reading(predict, "INPUT")
+    predict.add_argument("--quoted", choices=["true", "false"], help="whether cells of INPUT may stand in quotes")
+
+
+def _for_reading(command: argparse.ArgumentParser, file: str) -> None:
+    """What says how a file is read."""
+    command.add_argument(
+        "--column", action="append", default=[], metavar="OURS=THEIRS", help=f"a column of {file}: text=review"
+    )
+    command.add_argument("--format", metavar="FORMAT", help=f"the format of {file}, where its name does not say it")
+    command.add_argument(
+        "--header", metavar="NAMES", help=f"names of {file}'s columns, by commas, if its first line has none"
+    )
+    command.add_argument("--delimiter", metavar="CHARACTER", help=f"what divides the cells of {file}")
 
 
 def _for_operation(command: Add) -> None:
@@ -271,9 +284,8 @@ def _add(arguments: argparse.Namespace) -> int:
 def _add_file(root: Path, file: Path, arguments: argparse.Namespace) -> int:
     from flows import proposal
 
-    header = tuple(arguments.header.split(",")) if arguments.header else ()
     wish = proposal.Wish(
-        file, arguments.task, arguments.name, arguments.format, tuple(arguments.column), header,
+        file, arguments.task, arguments.name, arguments.format, tuple(arguments.column), _header(arguments),
         arguments.delimiter, arguments.language,
     )  # fmt: skip
     name, lines = proposal.add(root, wish)
@@ -281,6 +293,10 @@ def _add_file(root: Path, file: Path, arguments: argparse.Namespace) -> int:
         _say(line)
     _say(f"Next: trainwright check {name}, then trainwright run {name}. To change what it does, edit params.yaml.")
     return 0
+
+
+def _header(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(arguments.header.split(",")) if arguments.header else ()
 
 
 def _refresh(arguments: argparse.Namespace) -> int:
@@ -475,8 +491,11 @@ def _accept(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from trainwright.engine.answering import predict_file
+    from trainwright.engine.asked import Wish
 
-    predicted, faults = predict_file(arguments.model, arguments.input, arguments.output)
+    quoted = None if arguments.quoted is None else arguments.quoted == "true"
+    wish = Wish(arguments.format, tuple(arguments.column), _header(arguments), arguments.delimiter, quoted)
+    predicted, faults = predict_file(arguments.model, arguments.input, arguments.output, wish, _complain)
     for fault in faults[:SHOWN]:
         _complain(str(fault))
     left_out = f", {len(faults):,} rows left out: {arguments.output}.quarantine.jsonl" if faults else ""

@@ -1,5 +1,6 @@
 """`trainwright predict`: a published folder answers a file of questions, anywhere, whole or not at all."""
 
+import csv
 import json
 import os
 import shutil
@@ -15,7 +16,8 @@ import pytest
 from trainwright.core import tasks
 from trainwright.core.errors import InputError
 from trainwright.core.layout import digest
-from trainwright.engine import answering
+from trainwright.core.params import Cleaning
+from trainwright.engine import answering, asked
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample" / "squad.json"
@@ -64,6 +66,81 @@ def questions(path: Path, articles: int, answers: bool = True) -> dict[str, str]
                     qa.pop("is_impossible")
     path.write_text(json.dumps({"version": "v2.0", "data": data}))
     return contexts
+
+
+MILL = "Die alte Mu\u0308hle\u200b steht  am Flu\u00c3\u0178 bei Ko\u0308ln."
+
+
+def mills(path: Path) -> list[str]:
+    """A CSV of questions whose contexts take turns, with marks, mojibake and spaces that cleaning mends."""
+    contexts = [MILL, "The mill stands by the river.", MILL, "The mill stands by the river."]
+    lines = [f"{context},Wo steht sie{number}?" for number, context in enumerate(contexts)]
+    path.write_text("\n".join(["context,question", *lines]) + "\n", encoding="utf-8")
+    return contexts
+
+
+def test_json_lines_and_csv_hold_every_row_in_the_order_of_the_file_with_spans_of_its_own_text(model, tmp_path):
+    contexts = mills(tmp_path / "in.csv")
+    for name in ("out.jsonl", "out.csv", "out.json"):
+        assert answering.predict_file(model, tmp_path / "in.csv", tmp_path / name) == (4, [])
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(one["id"], one["row"], one["truncated"]) for one in found] == [(None, n, False) for n in (1, 2, 3, 4)]
+    for one, context in zip(found, contexts, strict=True):
+        assert context[one["start"] : one["end"]] == one["prediction"] != ""
+        assert 0 < one["probability"] <= 1
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        table = [*csv.DictReader(file)]
+    assert list(table[0]) == ["id", "row", "prediction", "probability", "start", "end", "truncated"]
+    assert [row["prediction"] for row in table] == [one["prediction"] for one in found]
+    whole = json.loads((tmp_path / "out.json").read_text())
+    assert whole == {str(one["row"]): one["prediction"] for one in found}
+
+
+def test_rows_of_one_id_each_have_their_prediction_and_json_says_its_keys(model, tmp_path):
+    lines = ["id,context,question", "a,The mill.,Who?", "a,The river.,Who?", "b,A stone.,Who?"]
+    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    said: list[str] = []
+    answering.predict_file(model, tmp_path / "in.csv", tmp_path / "out.json", say=said.append)
+    assert list(json.loads((tmp_path / "out.json").read_text())) == ["1", "2", "3"]
+    assert [line.partition(": ")[2] for line in said] == [
+        "not every row has an id that no other has, so the keys are the rows' numbers"
+    ]
+    answering.predict_file(model, tmp_path / "in.csv", tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(one["id"], one["row"]) for one in found] == [("a", 1), ("a", 2), ("b", 3)]
+
+
+def test_a_form_that_is_none_is_refused_with_those_that_are(model, tmp_path):
+    mills(tmp_path / "in.csv")
+    with pytest.raises(InputError, match=r"in what form.*\.json, \.jsonl or \.csv"):
+        answering.predict_file(model, tmp_path / "in.csv", tmp_path / "out.tsv")
+
+
+def test_entities_and_blanks_are_those_of_the_text_that_the_file_has():
+    entity = {"start": 9, "end": 14, "label": "X", "text": "Mühle", "probability": 0.5}
+    changed = answering._of_own_text({"prediction": [entity]}, MILL, Cleaning())
+    (own,) = changed["prediction"]
+    assert changed["whole"] == [own]
+    assert MILL[own["start"] : own["end"]] == own["text"] == "Mu\u0308hle"
+    assert (own["label"], own["probability"]) == ("X", 0.5)
+    labels = [{"label": "X", "probability": 0.5}]
+    assert answering._of_own_text({"prediction": labels}, MILL, Cleaning())["prediction"] == labels
+    assert answering._of_own_text({"prediction": "X"}, MILL, Cleaning()) == {}
+
+
+def test_a_choice_is_told_by_its_name_with_its_probability_beside_it():
+    found = {"id": "1", "prediction": {"choice": 1, "text": "that", "probability": 0.75}}
+    told = answering._answer("q", 1, found)
+    whole = told.pop("whole")
+    assert told == {"id": "q", "row": 1, "prediction": "that", "probability": 0.75, "choice": 1}
+    assert whole == found["prediction"]
+
+
+def test_texts_that_a_limit_cuts_are_known_by_their_features():
+    rows = {"row": pa.array([0, 1, 2], pa.int32())}
+    assert answering._cut(pa.table({**rows, "truncated": [False, True, False]})) == {1}
+    assert answering._cut(pa.table({**rows, "source_cut": [2, 0, 5]})) == {0, 2}
+    assert answering._cut(pa.table(rows)) == set()
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["with answers", "questions alone"])
@@ -246,7 +323,7 @@ def test_what_stands_for_answers_is_not_read_where_questions_are_answered(model,
     assert (answered, faults) == (len(contexts), [])
 
 
-ASKED = {  # of every task a row to be predicted
+ROWS = {  # of every task a row to be predicted
     "qa": {"context": "A text.", "question": "Who?"},
     "classification": {"text": "A text."},
     "ner": {"text": "A text."},
@@ -263,13 +340,13 @@ def test_gold_of_any_type_stops_no_prediction_and_neither_does_a_split(task, for
     import pyarrow.parquet as pq
 
     part, path = tasks.load(task, "rows"), tmp_path / f"in.{form}"
-    asked = [{**ASKED[task], **{name: [[2.5]] for name in part.GOLD}, "split": 7}]
+    wanted = [{**ROWS[task], **{name: [[2.5]] for name in part.GOLD}, "split": 7}]
     if form == "parquet":
-        pq.write_table(pa.Table.from_pylist(asked), path)
+        pq.write_table(pa.Table.from_pylist(wanted), path)
     else:
-        path.write_text(json.dumps(asked[0]) + "\n")
-    rows, faults = answering.read_rows(part, path)
-    assert (rows.num_rows, faults) == (1, [])
+        path.write_text(json.dumps(wanted[0]) + "\n")
+    found = asked.read(part, path, {}, asked.Wish(), Cleaning())
+    assert (found.rows["id"].to_pylist(), found.faults) == (["1"], {})
 
 
 def test_a_missing_input_is_an_input_error(model, tmp_path):
@@ -285,9 +362,9 @@ def test_a_killed_prediction_leaves_no_output_that_could_be_taken_for_one(model,
         command(model, tmp_path / "in.json", tmp_path / "out.json"), cwd=tmp_path, env=environment()
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (tmp_path / ".out.json.partial").exists():
+    while time.monotonic() < deadline and not [*tmp_path.glob(".*.partial")]:
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert (tmp_path / ".out.json.partial").exists()
+    assert [*tmp_path.glob(".*.partial")]
     assert not (tmp_path / "out.json").exists()

@@ -145,6 +145,19 @@ def test_cleaning_what_is_clean_changes_nothing(text: str) -> None:
     assert clean_text(once, ALL).text == once
 
 
+@given(st.text(alphabet="ab \n\tÃ©\x00\u200be\u0301", min_size=1, max_size=12))
+def test_a_span_of_a_clean_text_is_one_of_the_text_that_it_was(text: str) -> None:
+    edited = clean_text(text, Cleaning())
+    size = len(edited.text)
+    for start, end in [(a, b) for a in range(size) for b in range(a + 1, size + 1)]:
+        begin, stop = (int(place[0]) for place in edited.map_back([start], [end]))
+        assert text[begin:stop] != ""
+        again = [int(place[0]) for place in edited.map([begin], [stop])]
+        assert again[0] <= start < end <= again[1]
+        if edited.text[start:end].isascii() and edited.text[start:end].isalpha():
+            assert text[begin:stop].replace("\x00", "").replace("\u200b", "") == edited.text[start:end]
+
+
 @given(st.text(alphabet="ab \n\tÃ©\x00\u200be\u0301", max_size=20), st.data())
 def test_every_kept_span_lies_in_its_clean_context(context: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(context)))

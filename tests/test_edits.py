@@ -40,6 +40,16 @@ def test_an_unchanged_text_maps_every_offset_to_itself() -> None:
 
 
 @given(st.data())
+def test_a_span_that_no_edit_touches_comes_back(data: st.DataObject) -> None:
+    old = data.draw(texts)
+    edits = data.draw(edits_of(old))
+    edited = unchanged(old).apply(edits)
+    for start, end in zip(*all_spans(old), strict=True):
+        if start < end and not any(e.start < end and start < e.end for e in edits):
+            assert [place.tolist() for place in edited.map_back(*edited.map([start], [end]))] == [[start], [end]]
+
+
+@given(st.data())
 def test_a_span_that_no_edit_touches_keeps_its_text(data: st.DataObject) -> None:
     old = data.draw(texts)
     edits = data.draw(edits_of(old))

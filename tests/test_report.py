@@ -426,6 +426,8 @@ def test_the_published_settings_are_what_predict_reads(run: Run, written: Path) 
     settings = read_settings(written / "model")
     assert settings.tokenization == run.params.tokenization
     assert settings.postprocessing == run.params.postprocessing
+    assert settings.cleaning == run.params.cleaning
+    assert settings.reading["format"] == run.params.source.format
     assert (settings.task, settings.language, settings.tuned) == ("qa", "en", {"null_threshold": -1.5})
     content = json.loads((written / "model" / "trainwright.json").read_text())
     assert (content["pipeline"], content["source"]) == ("sample-qa", "ab" * 32)

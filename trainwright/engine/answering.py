@@ -1,22 +1,24 @@
 """Predicting the rows of a file with a published model, on any machine that has the package installed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trainwright import sources
 from trainwright.core import layout, tasks
 from trainwright.core.errors import Fault, InputError
-from trainwright.core.params import Evaluation, Source
-from trainwright.engine import adapters, base_model
+from trainwright.core.params import Cleaning, Evaluation, Source
+from trainwright.engine import adapters, answer_file, asked, base_model
+from trainwright.text.cleaning import clean_text
 
 SETTINGS = "trainwright.json"
 CHUNK = 2_000
 MAX_BAD_SHARE = 0.01
+CUT = ("truncated", "source_cut")  # columns of features that say what a limit cut
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Published:
     base_model: dict[str, Any]
     learned: dict[str, Any]
     language: str
+    reading: dict[str, Any]  # how the source's files were read; {} of a model that was made before this was stored
+    cleaning: Cleaning
     tokenization: Any
     evaluation: Any
     postprocessing: Any
@@ -42,10 +46,15 @@ def read_settings(folder: Path) -> Published:
         sections = tasks.load(content["task"], "params").SECTIONS
         chosen = {k: sections[k].model_validate(content[k]) for k in ("tokenization", "postprocessing")}
         chosen["evaluation"] = sections.get("evaluation", Evaluation).model_validate(content.get("evaluation", {}))
+        cleaning = Cleaning.model_validate(content.get("cleaning", {}))
+        reading = dict(content.get("reading", {}))
+        if reading:
+            Source.model_validate({"uri": "file", **{k: v for k, v in reading.items() if k != "suffixes"}})
         kept = {k: dict(content[k]) for k in ("base_model", "learned", "tuned")}
         if not isinstance(kept["base_model"]["uri"], str) or not isinstance(kept["base_model"]["files"], dict):
             raise ValueError("its base model has no uri, or no files")
-        return Published(content["task"], language=content["language"], **kept, **chosen)
+        language: str = content["language"]
+        return Published(content["task"], language=language, reading=reading, cleaning=cleaning, **kept, **chosen)
     except FileNotFoundError:
         raise InputError(Fault(str(folder), f"it holds no {SETTINGS}", remedy)) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -53,66 +62,56 @@ def read_settings(folder: Path) -> Published:
         raise InputError(Fault(str(folder), reason, remedy)) from None
 
 
-def predict_file(folder: Path, source: Path, target: Path) -> tuple[int, list[Fault]]:
-    """Write `{id: prediction}` for every row of `source` to `target`, chunk by chunk, visible only when whole.
+def predict_file(
+    folder: Path,
+    source: Path,
+    target: Path,
+    wish: asked.Wish = asked.Wish(),  # noqa: B008 (it never changes)
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[int, list[Fault]]:
+    """Write the prediction of every row of `source` to `target`, in the file's order, visible only when whole.
 
-    Returns how many rows were predicted, and the faults of those that were not, which are also listed in
-    `<target>.quarantine.jsonl`. Raises InputError when the folder is no published model, the file cannot
-    be read, the target cannot be written, or more than one row in a hundred is bad.
+    `target` has one of the forms of `answer_file`. Rows are read and cleaned as the pipeline did; `wish` is what a
+    person says otherwise. Returns how many rows were predicted, and the faults of those that were not, which are also
+    listed in `<target>.quarantine.jsonl`. `say` hears how many texts were cut, and under which keys JSON is written.
+    Raises InputError when the folder is no published model, the file cannot be read, the target cannot be written, or
+    more than one row in a hundred is bad.
     """
     _require_place(source, target)
+    form = answer_file.form(target)
     settings = read_settings(folder)
     if not adapters.there(folder):
         base_model.check_loadable(f"folder:{folder}", folder)
     part = tasks.load(settings.task, "rows")
-    rows, faults = read_rows(part, source)
-    count = rows.num_rows + len(faults)
-    _too_many(faults, count, source)
-    answered = 0
-    aside = _open_aside(target)
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write("{")
-            for predictions, bad in _predict(folder, settings, rows, str(source)):
-                faults += bad
-                pairs = zip(predictions["id"].to_pylist(), predictions["prediction"].to_pylist(), strict=True)
-                lines = [f"{json.dumps(i)}: {json.dumps(p, ensure_ascii=False)}" for i, p in pairs]
-                if lines:
-                    file.write(("," if answered else "") + "\n " + ",\n ".join(lines))
-                answered += len(lines)
-            file.write("\n}\n")
-        _too_many(faults, count, source)
-        layout.flush(aside)
-        aside.rename(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    file = asked.read(part, source, settings.reading, wish, settings.cleaning)
+    faults, count = dict(file.faults), len(file.places)
+    _too_many(list(faults.values()), count, source)
+    keyed = None not in file.ids and len({*file.ids}) == count
+    truncated = 0
+    with answer_file.writing(target) as opened:
+        writer = answer_file.Writer(opened, form, keyed)
+        for answers, bad in _predict(folder, settings, file, str(source)):
+            faults |= bad
+            truncated += sum(answer["truncated"] for answer in answers)
+            writer.write(answers)
+        writer.end()
+        _too_many(list(faults.values()), count, source)
+    listed = [faults[number] for number in sorted(faults)]
     quarantine = _quarantine(target)
     quarantine.unlink(missing_ok=True)
-    if faults:
-        layout.write_file(quarantine, "".join(json.dumps(asdict(fault)) + "\n" for fault in faults))
-    return answered, faults
-
-
-def read_rows(part: Any, source: Path) -> tuple[pa.Table, list[Fault]]:
-    """The rows of a file that is to be predicted, and a Fault for each that cannot be; `part` is the task's rows part.
-
-    What the file may say of gold or of splits is not looked at.
-    """
-    suffixes = ((form, end) for form, ends in sources.SUFFIXES.items() for end in ends)
-    form = next((form for form, end in suffixes if source.name.lower().endswith(end)), None)
-    if form is None:
-        ends = ", ".join(end for ends in sources.SUFFIXES.values() for end in ends)
-        raise InputError(Fault(str(source), "its name does not say what form it has", f"Let it end in one of {ends}."))
-    columns = {name: kinds for name, kinds in part.COLUMNS.items() if name not in (*part.GOLD, "split")}
-    table = sources.read(Source(uri=str(source.resolve()), format=form), Path.cwd(), columns)  # type: ignore[arg-type]
-    rows, faults = part.from_source(table, str(source), answered=False)
-    return rows, faults
+    if listed:
+        layout.write_file(quarantine, "".join(json.dumps(asdict(fault)) + "\n" for fault in listed))
+    if truncated:
+        say(f"{source}: {truncated:,} of {count:,} rows have more text than the model reads, and were cut")
+    if form == ".json" and not keyed and any(file.ids):
+        say(f"{target}: not every row has an id that no other has, so the keys are the rows' numbers")
+    return writer.count, listed
 
 
 def _require_place(source: Path, target: Path) -> None:
     """Raises InputError where the answers would replace a folder or the questions."""
     if target.is_dir():
-        raise InputError(Fault(str(target), "it is a folder", "Name the JSON file to write."))
+        raise InputError(Fault(str(target), "it is a folder", "Name the file to write."))
     for written in (target, _quarantine(target)):
         if written.exists() and source.exists() and written.samefile(source):
             raise InputError(Fault(str(written), "it is the file of questions itself", "Name another file to write."))
@@ -123,20 +122,10 @@ def _quarantine(target: Path) -> Path:
     return target.with_name(f"{target.name}.quarantine.jsonl")
 
 
-def _open_aside(target: Path) -> Path:
-    """The empty file that is to become `target`. Raises InputError where none can be written there."""
-    aside = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(b"")
-    except OSError as error:
-        remedy = "Name a file in a folder that may be written to."
-        raise InputError(Fault(str(target), f"it cannot be written ({error.strerror})", remedy)) from None
-    return aside
-
-
-def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> Iterator[tuple[pa.Table, list[Fault]]]:
-    """Predictions and faults of the rows, CHUNK by CHUNK."""
+def _predict(
+    folder: Path, settings: Published, file: asked.Asked, name: str
+) -> Iterator[tuple[list[answer_file.Answer], dict[int, Fault]]]:
+    """Answers, and faults by the numbers of their rows, CHUNK by CHUNK."""
     from trainwright.engine.batching import FeatureTable
     from trainwright.engine.prediction import raw_outputs, resolve_precision
 
@@ -145,19 +134,69 @@ def _predict(folder: Path, settings: Published, rows: pa.Table, file: str) -> It
         tasks.load(settings.task, "model"),
         tasks.load(settings.task, "predictions"),
     )
+    column = tasks.load(settings.task, "rows").TEXTS[0].column
     tokenizer = base_model.load_tokenizer(folder)
     model = adapters.load_trained(model_part.AUTO_CLASS, folder, lambda: base_model.find(settings.base_model))
     precision = resolve_precision("auto")
-    for start in range(0, rows.num_rows, CHUNK):
-        chunk = rows.slice(start, CHUNK)
-        table, faults = features.features(chunk, tokenizer, settings.tokenization, file, settings.learned)
-        bad = {fault.id for fault in faults}
+    for start in range(0, file.rows.num_rows, CHUNK):
+        chunk = file.rows.slice(start, CHUNK)
+        table, faults = features.features(chunk, tokenizer, settings.tokenization, name, settings.learned)
+        bad = {int(fault.id): file.fault(fault.id, fault) for fault in faults}
         outputs, _ = raw_outputs(
             model, model_part, FeatureTable(table), tokenizer, settings.evaluation, precision, False
         )
         answered = predictions.predict(chunk, outputs, settings.postprocessing, settings.tuned)
-        keep = [i not in bad for i in answered["id"].to_pylist()]
-        yield answered.filter(pa.array(keep, pa.bool_())), faults
+        own, clean = file.texts.slice(start, CHUNK).to_pylist(), chunk[column].to_pylist()
+        cut = _cut(table)
+        answers = []
+        for place, found in enumerate(answered.to_pylist()):
+            number = int(found["id"])
+            if number not in bad:
+                answer = _answer(file.ids[number - 1], number, found)
+                if own[place] != clean[place]:
+                    answer |= _of_own_text(answer, own[place], settings.cleaning)
+                answers.append({**answer, "truncated": place in cut})
+        yield answers, bad
+
+
+def _cut(features: pa.Table) -> set[int]:
+    """The rows of which features leave text out."""
+    held = [name for name in CUT if name in features.column_names]
+    masks = [pc.not_equal(features[name].cast(pa.int32()), 0) for name in held]
+    return {row for mask in masks for row in features["row"].filter(mask).to_pylist()}
+
+
+def _answer(name: str | None, number: int, found: dict[str, Any]) -> answer_file.Answer:
+    """What is told of a row: a choice among labels or texts by its name, with its probability beside it."""
+    said, more = found["prediction"], {}
+    probability: float | None = None
+    if isinstance(said, dict):
+        more = {key: value for key, value in said.items() if key not in ("label", "text", "probability")}
+        probability = said["probability"]
+        said = said.get("label", said.get("text"))
+    elif "start" in found:
+        probability = next((other["probability"] for other in found["nbest"] if other["text"] == said), None)
+        more = {"start": found["start"], "end": None if found["start"] is None else found["start"] + len(said)}
+    whole = {"whole": found["prediction"]}
+    return {"id": name, "row": number, "prediction": said, "probability": probability, **more, **whole}
+
+
+def _of_own_text(answer: answer_file.Answer, own: str, cleaning: Cleaning) -> answer_file.Answer:
+    """What of an answer changes where its spans are those of the text that the file has, not of the clean one."""
+    edited = clean_text(own, cleaning)
+
+    def back(span: dict[str, Any]) -> dict[str, Any]:
+        begin, end = (int(place[0]) for place in edited.map_back([span["start"]], [span["end"]]))
+        return {**span, "start": begin, "end": end, "text": own[begin:end]}
+
+    said = answer["prediction"]
+    if isinstance(said, list):
+        spans = [back(one) if "start" in one else one for one in said]
+        return {"prediction": spans, "whole": spans}
+    if answer.get("start") is None:
+        return {}
+    span = back({"start": answer["start"], "end": answer["end"]})
+    return {"prediction": span["text"], "start": span["start"], "end": span["end"], "whole": span["text"]}
 
 
 def _too_many(faults: list[Fault], rows: int, source: Path) -> None:

@@ -46,6 +46,10 @@ class Moves:
         new_ends = np.maximum(ends, cut_at[before]) + self.shifts[before]
         return new_starts, np.maximum(new_starts, new_ends)
 
+    def reversed(self) -> "Moves":
+        """The edits that would undo these, over the text that these have made."""
+        return Moves(self.starts + self.shifts[:-1], self.ends + self.shifts[1:], -self.shifts)
+
 
 @dataclass(frozen=True)
 class Edited:
@@ -86,6 +90,18 @@ class Edited:
         for layer in self.layers:
             new_starts, new_ends = layer.map(new_starts, new_ends)
         return new_starts, new_ends
+
+    def map_back(self, starts: Sequence[int] | Offsets, ends: Sequence[int] | Offsets) -> tuple[Offsets, Offsets]:
+        """Half-open spans of this text as spans of the text that it once was, both as arrays.
+
+        The same holds as for `map`: what was deleted at a span's edge stays outside, and a span that cuts through what
+        an edit made grows to hold all that it was made of.
+        """
+        old_starts = np.asarray(starts, dtype=np.int64)
+        old_ends = np.asarray(ends, dtype=np.int64)
+        for layer in reversed(self.layers):
+            old_starts, old_ends = layer.reversed().map(old_starts, old_ends)
+        return old_starts, old_ends
 
 
 def unchanged(text: str) -> Edited:

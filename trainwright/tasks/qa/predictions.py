@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("prediction", pa.string()),  # the answer, or empty where the threshold says so
+        ("start", pa.int32()),  # its first character in the context; null where it is empty
         ("answer", pa.string()),  # the best one that is not empty
         ("score_difference", pa.float64()),  # the null score less the best answer's; NaN without an answer
         ("nbest", pa.list_(NBEST)),
@@ -135,7 +136,11 @@ def _predict(rows: pa.Table, outputs: pa.Table, row: Ints, params: Postprocessin
         nbest = _nbest(texts, found.start_logit, found.end_logit, bounds)
     else:
         nbest = _with_null(texts, found, nulls, bounds, params.n_best)
-    columns = [rows["id"], pc.if_else(pa.array(empty), "", answer), answer, pa.array(difference), nbest]
+    start = np.zeros(count, dtype=np.int32)
+    start[some] = best.start_char
+    prediction = pc.if_else(pa.array(empty), "", answer)
+    starts = pa.array(start, mask=empty | ~some)
+    columns = [rows["id"], prediction, starts, answer, pa.array(difference), nbest]
     return pa.table(columns, schema=SCHEMA)
 
 
