@@ -21,6 +21,7 @@ from trainwright.core.errors import InputError, MachineryError, RefusedError
 from trainwright.rows import tables
 from trainwright.tasks.multiple_choice import model
 
+WIDE = {"publication": {"small_test_set": "widen"}}
 STAGES = ("splitting", "evaluation", "postprocessing")
 COPY = "mkdir -p data/one && cp -r made/{0} data/one/{0}"
 GATE = """
@@ -74,7 +75,8 @@ def project(clone: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     toy.write(".dvc/config", store)
     toy.write(".dvc/.gitignore", "/config.local\n/tmp\n/cache\n")
     toy.write(".gitignore", "/.trainwright/\n/data/one/*/\n!/data/one/published/\n")
-    toy.write("params.yaml", json.dumps({"pipelines": {"one": YAML(typ="safe").load(RECIPE.read_text())["copa"]}}))
+    recipe = YAML(typ="safe").load(RECIPE.read_text())["copa"]
+    toy.write("params.yaml", json.dumps({"pipelines": {"one": recipe}, "operations": {"one": WIDE}}))
     results(clone, set(range(0, 400, 5)))
     commit(toy)
     return toy

@@ -19,6 +19,7 @@ from trainwright.scoring.intervals import Score, intervals, mean, means, togethe
 from trainwright.tasks.multiple_choice import model, rows
 
 PER = 5  # rows in a group
+WIDEN = Publication(small_test_set="widen")
 SIZES = [(12, 600), (240, 600), (1500, 200)]  # groups, repetitions
 
 
@@ -57,7 +58,7 @@ def decided(made: np.ndarray, settings: Publication, rivals: tuple[int, ...] = (
             )
             for rival in rivals
         ]
-        small = any(smallest is not None and smallest > telling for *_, smallest, telling, _ in ends)
+        small = any(smallest is not None and smallest > asked for *_, asked, _, smallest, _, _ in ends)
         found.append((all(end[-1] for end in ends), small))
     return np.array(found).T
 
@@ -68,7 +69,7 @@ def decided(made: np.ndarray, settings: Publication, rivals: tuple[int, ...] = (
 def test_the_same_model_twice_is_refused_at_most_once_in_twenty_times(
     groups: int, count: int, same: float, margin: float
 ) -> None:
-    passed, _ = decided(outcomes(groups, count, 2, same=same), Publication(margin=margin))
+    passed, _ = decided(outcomes(groups, count, 2, same=same), Publication(margin=margin, small_test_set="widen"))
     assert passed.mean() >= 0.95
 
 
@@ -78,7 +79,8 @@ def test_a_loss_of_three_points_is_caught_nine_times_of_ten_or_the_set_is_called
     groups: int, count: int, same: float
 ) -> None:
     made = outcomes(groups, count, 2, loss=0.03 / (1 - same), same=same)
-    passed, small = decided(made, Publication())
+    passed, small = decided(made, WIDEN.model_copy(update={"margin": 3.0}))
+    assert decided(made, Publication(margin=3.0))[0].mean() <= 0.1  # by default, whatever the size
     assert np.mean(~passed | small) >= 0.9
     if small.mean() < 0.1:  # it says that it can tell, so it must
         assert 1 - passed.mean() >= 0.9
@@ -94,9 +96,9 @@ def test_the_best_of_many_equal_models_is_no_bar_for_one_as_good() -> None:
     moved = made.copy()
     for place, number in enumerate(best):  # the best stands second, the champion last
         moved[[1, number], :, place] = moved[[number, 1], :, place]
-    passed, _ = decided(moved, Publication(), rivals=(1, 10), versions=10)
+    passed, _ = decided(moved, WIDEN, rivals=(1, 10), versions=10)
     assert passed.mean() >= 0.95
-    naive, _ = decided(moved, Publication(), rivals=(1, 10), versions=1)
+    naive, _ = decided(moved, WIDEN, rivals=(1, 10), versions=1)
     assert 1 - naive.mean() > 0.05
 
 
@@ -109,7 +111,9 @@ def test_small_losses_do_not_add_up() -> None:
 
     def passes(ours: int, other: int) -> bool:
         pair = draws[:, 0, [ours, other]]
-        return champion.compare((values[ours, 0], values[other, 0]), pair, 600, Publication(margin=4), 5)[-1]
+        return champion.compare(
+            (values[ours, 0], values[other, 0]), pair, 600, WIDEN.model_copy(update={"margin": 4.0}), 5
+        )[-1]
 
     assert all(passes(step, step - 1) for step in range(1, 6))
     assert not passes(5, 0)
@@ -179,6 +183,7 @@ FROZEN = champion.freeze(ROWS)
 
 
 def judge(challenger: Side, *rivals: Side, frozen: TestSet | None = FROZEN, learnt: Any = (), **settings: Any) -> Any:
+    settings = {"small_test_set": "widen", **settings}
     return champion.judge(Publication(**settings), challenger, rivals, frozen, learnt or [LEARNT], METRICS, ["v1.2.0"])
 
 
@@ -200,10 +205,30 @@ def test_a_comparison_is_told_in_words_with_what_the_set_can_show() -> None:
     assert f"The smallest loss that this set shows nine times of ten is {found.smallest:.1f}." in verdict.words
 
 
+def test_a_set_that_cannot_show_the_margin_publishes_on_request_or_by_a_person_only() -> None:
+    as_good = side("the challenger", ROWS, set(range(80)))
+    best = side("v1.1.0", ROWS, set(range(0, 395, 5)))
+    verdict = judge(as_good, CHAMPION, best, small_test_set="refuse")
+    assert not verdict.publish and verdict.too_small
+    assert verdict.words.count("too small to tell") == 1 and verdict.words.count("small_test_set: widen") == 1
+    assert "may be published" not in verdict.words and "not inferior" not in verdict.words
+    person = judge(as_good, CHAMPION, best, small_test_set="refuse", approval="required")
+    assert person.publish and person.words.endswith("It may be published if a person approves.")
+    assert "too small to tell" not in person.words and person.words.count(" is taken.") == 1
+    asked = judge(as_good, CHAMPION, best)
+    assert asked.publish and asked.words.endswith("It may be published.") and "too small" not in asked.words
+    assert judge(as_good, CHAMPION, small_test_set="refuse", margin=40.0).publish  # it shows that much
+    assert judge(CHAMPION, CHAMPION, small_test_set="refuse").publish  # nothing is different
+    better = judge(side("the challenger", ROWS, set(range(20))), CHAMPION, small_test_set="refuse")
+    assert better.publish and better.too_small and "the lower end is above 0.0." in better.words
+    assert "too small" not in better.words
+    assert judge(as_good, frozen=None, small_test_set="refuse").publish  # nothing to compare with
+
+
 def test_a_clear_loss_is_refused_and_a_small_set_says_that_it_cannot_tell() -> None:
-    verdict = judge(side("the challenger", ROWS, set(range(0, 400, 2))), CHAMPION)
+    verdict = judge(side("the challenger", ROWS, set(range(0, 400, 2))), CHAMPION, small_test_set="refuse")
     assert not verdict.publish and "It may be inferior" in verdict.words
-    assert verdict.too_small and re.search(r"too small to tell: .* some [\d,]+ rows would", verdict.words)
+    assert verdict.too_small and re.search(r"too small to tell: .* Some [\d,]+ rows would", verdict.words)
 
 
 def test_the_best_so_far_is_a_bar_beside_the_version_in_use() -> None:

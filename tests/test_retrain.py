@@ -18,8 +18,8 @@ import psutil
 import pytest
 from conftest import Toy, processes_in, wait
 from ruamel.yaml import YAML
+from test_accepting import WIDE, results
 from test_accepting import project as _project  # noqa: F401  (a fixture)
-from test_accepting import results
 from test_publication import commit
 from ticks import STAGES, House, Tick
 
@@ -64,7 +64,7 @@ def house(_project: Toy) -> Toy:  # noqa: F811
     section["base_model"] = {
         "scratch": {"family": "bert", "layers": 1, "heads": 1, "width": 8, "tokenizer": "wordpiece"}
     }
-    toy.write("params.yaml", json.dumps({"pipelines": {"one": section}}))
+    toy.write("params.yaml", json.dumps({"pipelines": {"one": section}, "operations": {"one": WIDE}}))
     source(toy, 40)
     commit(toy)
     return toy

@@ -108,7 +108,7 @@ class House(Toy):
 
     def params(self, **sections: Any) -> None:
         """params.yaml of all pipelines, with other sections of the file. A comparison draws less than in earnest."""
-        drawn = {"publication": {"draws": 200}}
+        drawn = {"publication": {"draws": 200, "small_test_set": "widen"}}
         sections["operations"] = {name: drawn | sections.get("operations", {}).get(name, {}) for name in self.names}
         recipe = YAML(typ="safe").load(RECIPE.read_text())["copa"]
         scratch = {"family": "bert", "layers": 1, "heads": 1, "width": 8, "tokenizer": "wordpiece"}

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 POWER = 0.9  # how often a loss must be caught for the set to be called able to show it
 FALSE_ALARMS = 0.03  # how often, at most, a model that is as good is refused: 5%, less what estimated errors cost
 MARGIN = 2.0  # points; percent of the score in use where it is not in points
-TELLING = 3.0  # a loss, likewise, that a test set must be able to show, or it is too small to tell
+TELLING = 3.0  # a gain, likewise, that a test set must be able to show, or it is too small to tell
 SEED = 0
 SHOWN = 10
 PLACING = ("split", "group", "parent")  # where a row stands, not what it says
@@ -73,9 +73,10 @@ class Side:
 class Comparison:
     """A challenger against one version on the frozen rows. A positive difference is an improvement, whatever the score.
 
-    `low` and `high` are the ends of its interval, `error` its standard error, `margin` the one that was taken: the one
-    asked for, or the least at which this set does not refuse a model that is as good. `smallest` is the least loss
-    (for the rule `better`, gain) that this set shows nine times of ten; None where the predictions do not differ.
+    `low` and `high` are the ends of its interval, `error` its standard error. `margin` is the one asked for, or the
+    least at which this set does not refuse a model that is as good; `widens` says that the latter may pass. `smallest`
+    is the least loss (for the rule `better`, gain) that this set shows nine times of ten at `margin`; None where the
+    predictions do not differ.
     """
 
     against: str
@@ -95,11 +96,17 @@ class Comparison:
     smallest: float | None
     telling: float
     passed: bool
+    widens: bool = False
+
+    @property
+    def widened(self) -> bool:
+        """Whether a wider margin than the one asked for was taken, since the set is too small for that."""
+        return self.rule == "non_inferior" and self.widens and self.too_small
 
     @property
     def too_small(self) -> bool:
-        """Whether the set cannot show a loss of 3 points (3% of a score in another unit) nine times of ten."""
-        return self.smallest is not None and self.smallest > self.telling
+        """Whether the set cannot show a loss of the margin asked for; for `better`, a gain of 3 points (or 3%)."""
+        return self.smallest is not None and self.smallest > (self.telling if self.rule == "better" else self.asked)
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,8 @@ def judge(
     low = _slices(settings, name, metrics)
     publish = not unmeasured and not low and all(comparison.passed for comparison in comparisons)
     words = _words(publish, first, name, comparisons, unmeasured, low, challenger, metrics)
+    if publish and settings.approval == "required":
+        words = words.removesuffix(".") + " if a person approves."
     return Verdict(publish, words, frozen, name, values, tuple(comparisons), tuple(unmeasured), tuple(versions))
 
 
@@ -230,7 +239,15 @@ def compare(
     if settings.rule == "better":
         return low, high, error, 0.0, 0.0, below + more, telling, low > 0
     margin = max(asked, below + float(t.ppf(1 - FALSE_ALARMS / versions, groups - 1)) * error)
-    return low, high, error, asked, margin, margin - below + more, telling, low > -margin
+    smallest = margin - below + more
+    if smallest > asked and not _widens(settings):
+        return low, high, error, asked, margin, smallest, telling, low > 0  # a gain it can show all the same
+    return low, high, error, asked, margin, smallest, telling, low > -margin
+
+
+def _widens(settings: Publication) -> bool:
+    """Whether a set that cannot show the margin may take a wider one: on request, or if a person decides."""
+    return settings.small_test_set == "widen" or settings.approval == "required"
 
 
 def _compare(
@@ -253,7 +270,7 @@ def _compare(
     )
     return Comparison(
         against, name, own.unit or wording.POINTS, float(values[0]), float(values[1]), pair[0] - pair[1], low, high,
-        error, len(which), groups, settings.rule, asked, margin, smallest, telling, passed,
+        error, len(which), groups, settings.rule, asked, margin, smallest, telling, passed, _widens(settings),
     )  # fmt: skip
 
 
@@ -386,6 +403,7 @@ def _words(
         )
     for comparison in comparisons:
         lines += _sentences(comparison)
+    lines += _about_size(comparisons)
     for reason, ids in unmeasured:
         listed = ", ".join(ids[:SHOWN]) + (f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else "")
         lines.append(f"It cannot be measured, which is a no: {reason}{f' ({len(ids):,}: {listed})' if ids else ''}.")
@@ -414,20 +432,35 @@ def _sentences(found: Comparison) -> list[str]:
         lines.append(f"{is_it}: the lower end is {'above' if found.passed else 'not above'} 0.")
         lines.append(f"The smallest gain that this set shows nine times of ten is {said(found.smallest)}.")
     else:
-        is_it = "It is not inferior" if found.passed else "It may be inferior"
-        above = "above" if found.passed else "not above"
-        lines.append(f"{is_it}: the lower end is {above} {said(-found.margin)}.")
-        if found.margin > found.asked:
-            lines.append(
-                f"The margin of {said(found.asked)} is less than this set can show; {said(found.margin)} is taken, or "
-                f"a model as good as {found.against} would be refused more than once in twenty times."
-            )
-        lines.append(f"The smallest loss that this set shows nine times of ten is {said(found.smallest)}.")
-    if found.too_small:
-        rows = found.rows * (found.smallest / found.telling) ** 2 if found.telling else float("inf")
-        need = f": some {_round(rows):,} rows would" if np.isfinite(rows) else ""
-        lines.append(f"The set is too small to tell: it does not show {said(found.telling)} nine times of ten{need}.")
+        bound = -found.margin if found.widens or not found.too_small else 0.0
+        if found.passed or found.low <= -found.margin:
+            is_it, above = ("It is not inferior", "above") if found.passed else ("It may be inferior", "not above")
+            lines.append(f"{is_it}: the lower end is {above} {said(bound if found.passed else -found.margin)}.")
+        if not found.too_small:
+            lines.append(f"The smallest loss that this set shows nine times of ten is {said(found.smallest)}.")
     return lines
+
+
+def _about_size(comparisons: Sequence[Comparison]) -> list[str]:
+    """One paragraph on a test set that is too small, by the comparison in which it shows least."""
+    small = [found for found in comparisons if found.too_small and not (found.passed and not found.widened)]
+    if not small:
+        return []
+    found = max(small, key=lambda comparison: comparison.smallest or 0.0)
+    aim, shown = found.telling if found.rule == "better" else found.asked, found.smallest or 0.0
+    asked, least, taken = (wording.number(value, found.unit, found.other) for value in (aim, shown, found.margin))
+    need = f" Some {_round(found.rows * (shown / aim) ** 2):,} rows would show that." if aim else ""
+    if found.rule == "better":
+        return [f"The test set is too small to tell: it shows gains of {least} or more, and {asked} is wanted.{need}"]
+    if found.widened:
+        return [
+            f"The margin asked for is {asked}. The test set shows losses of {least} or more, so {taken} is taken.{need}"
+        ]
+    return [
+        f"The test set is too small to tell: it shows losses of {least} or more, and the margin is {asked}.{need} "
+        f"To publish from it, set `publication.small_test_set: widen`, which takes a margin of {taken} here, or have a "
+        "person decide (`publication.approval: required`)."
+    ]
 
 
 def _round(count: float) -> int:

@@ -97,6 +97,8 @@ class Publication(Section):
     `rule: non_inferior` wants the lower end of the interval of the difference above -`margin`, against the version in
     use and against the best so far; `better` wants it above 0. `score` is the one compared (the task's first where it
     is null), `margin` in its unit: 2 points where it is null, 2% of the score in use where that is not in points.
+    `small_test_set` decides when the test rows are too few to show the margin. `refuse` publishes nothing then; `widen`
+    takes the least margin that they show. With `approval: required` a person decides, by the wider margin.
     `slice_floors` are floors of the score in slices that the report shows, by "by: value" (`"question word: who": 20`).
     With `approval: required` a person is asked, for `approval_hours` at most. `branch` is where versions are published.
     """
@@ -104,6 +106,7 @@ class Publication(Section):
     rule: Literal["non_inferior", "better"] = "non_inferior"
     score: str | None = None
     margin: Annotated[float, Field(ge=0)] | None = None
+    small_test_set: Literal["refuse", "widen"] = "refuse"
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95  # confidence level of the interval of the difference
     draws: POSITIVE = 2000  # draws of the paired bootstrap
     slice_floors: dict[str, float] = Field(default_factory=dict)
