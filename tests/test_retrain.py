@@ -56,6 +56,7 @@ def house(_project: Toy) -> Toy:  # noqa: F811
     toy = _project
     graph = json.loads(toy.read("dvc.yaml"))
     graph["stages"]["splitting"]["do"]["deps"].append("data/one/source.json")
+    graph["stages"]["splitting"]["do"]["cmd"] += " && cp data/one/source.json data/one/splitting/"  # other data
     toy.write("dvc.yaml", json.dumps(graph))
     toy.write("stages/__init__.py", "")
     toy.write("stages/gate.py", EVERY)
