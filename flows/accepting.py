@@ -34,6 +34,7 @@ def _accept(home: Path, name: str, because: str, say: Say, new_line: bool) -> st
     if waits := publication.why(home, name):
         raise MachineryError(f"{name}: a version waits to be published, which comes first: {waits}")
     registry.fetch(home, name)
+    registry.require_sound_use(home, name)
     now = registry.in_use(home, name)
     if now is None:
         raise InputError(Fault(name, "no version of it is published", f"Run `trainwright retrain {name}`."))

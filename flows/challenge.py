@@ -30,13 +30,14 @@ def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publicati
     here = Layout(space.root, name)
     challenger = side(here, "the challenger", pipeline)
     metrics = json.loads((here.stage("postprocessing") / "metrics.json").read_text(encoding="utf-8"))
+    registry.require_sound_use(space.home, name)
     known = registry.seen(space.home, name)
     now = registry.in_use(space.home, name)
     if now is None:
         return replace(champion.judge(settings, challenger, [], None, [], metrics), known=known)
     test_set = frozen(space.home, now)
     line = _line(space.home, name, test_set)
-    score = settings.score or next(iter(registry.record(space.home, now).get("frozen", {}).get("values", {})), "")
+    score = settings.score or next(iter(registry.measured(registry.record(space.home, now))[1]), "")
     best = _best(space.home, line, score, metrics) or now
     with ExitStack() as stack:
         rivals = [_restored(stack, space.home, version) for version in dict.fromkeys((now, best))]
@@ -59,15 +60,24 @@ def _restored(stack: ExitStack, home: Path, version: Version) -> Side:
     pipeline = params.load(here.params).pipeline(version.name)
     project = dvc.Project(space.root)
     project.restore([f"{stage}@{version.name}" for stage in COMPARED])
-    told = registry.record(home, version)["went_through"]
+    certified = _certified(home, version)
     for stage in COMPARED:
-        if layout.digest(here.stage(stage)) != told[stage]["sha256"]:
+        if layout.digest(here.stage(stage)) != certified[stage]:
             with suppress(MachineryError):  # what is damaged in the cache comes from the remote again
                 project.verify(f"{stage}@{version.name}")
             project.restore([f"{stage}@{version.name}"])
-        if layout.digest(here.stage(stage)) != told[stage]["sha256"]:
+        if layout.digest(here.stage(stage)) != certified[stage]:
             raise MachineryError(f"The {stage} of {version} is not what was published: its objects are damaged.")
     return side(here, version.version, pipeline)
+
+
+def _certified(home: Path, version: Version) -> dict[str, Any]:
+    """The SHA-256 of each compared stage's output, by the version's record."""
+    try:
+        told = registry.record(home, version)["went_through"]
+        return {stage: told[stage]["sha256"] for stage in COMPARED}
+    except (KeyError, TypeError):
+        raise MachineryError(f"The record of {version} does not say which outputs it was published with.") from None
 
 
 def _learnt(here: Layout, pipeline: Pipeline) -> Iterator[Any]:
@@ -80,7 +90,10 @@ def frozen(home: Path, version: Version) -> TestSet:
     content = git.read(home, version.commit, f"data/{version.name}/published/test_set.json")
     if content is None:
         raise MachineryError(f"{version} has no frozen test set")
-    return TestSet.from_json(content)
+    try:
+        return TestSet.from_json(content)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise MachineryError(f"The frozen test set of {version} cannot be read.") from None
 
 
 def _line(home: Path, name: str, frozen: TestSet) -> list[Version]:
@@ -89,13 +102,13 @@ def _line(home: Path, name: str, frozen: TestSet) -> list[Version]:
     standing = {use.commit for use in registry.standing(home, name)}
     versions = [version for version in registry.versions(home, name) if not version.removed]
     found = [version for version in versions if version.commit in standing]
-    return [v for v in found if registry.record(home, v).get("frozen", {}).get("line") == frozen.line]
+    return [v for v in found if registry.measured(registry.record(home, v))[0] == frozen.line]
 
 
 def _best(home: Path, line: Sequence[Version], score: str, metrics: Mapping[str, Any]) -> Version | None:
     from trainwright.scoring import wording
 
     sign = -1 if wording.kind(metrics, score)["better"] == "lower" else 1
-    values = [(registry.record(home, version)["frozen"]["values"].get(score), version) for version in line]
+    values = [(registry.measured(registry.record(home, version))[1].get(score), version) for version in line]
     measured = [(sign * value, version) for value, version in values if value is not None]
     return max(measured, key=lambda pair: pair[0])[1] if measured else None

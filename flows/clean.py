@@ -182,7 +182,8 @@ def _holds_a_stage(root: Path, version: Version) -> bool:
     newest: dict[str, tuple[int, str]] = {}
     for tag in git.git(root, "tag", "--list", f"{version.name}#*#*").split():
         _, stage, number = tag.rsplit("#", 2)
-        newest[stage] = max(newest.get(stage, (0, "")), (int(number), tag))
+        if number.isdecimal():
+            newest[stage] = max(newest.get(stage, (0, "")), (int(number), tag))
     return version.commit in {git.commit(root, tag) for _, tag in newest.values()}
 
 
@@ -191,10 +192,9 @@ def _best(root: Path, versions: list[Version]) -> Iterator[Version]:
     the better way depends on the score."""
     values: dict[tuple[object, str], list[tuple[float, Version]]] = {}
     for version in versions:
-        frozen = registry.record(root, version).get("frozen", {})
-        for score, value in frozen.get("values", {}).items():
-            if value is not None:
-                values.setdefault((frozen.get("line"), score), []).append((value, version))
+        line, scores = registry.measured(registry.record(root, version))
+        for score, value in scores.items():
+            values.setdefault((line, score), []).append((value, version))
     for measured in values.values():
         for best in (max, min):
             yield best(measured, key=lambda pair: pair[0])[1]

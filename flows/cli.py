@@ -450,6 +450,8 @@ def _models_list(arguments: argparse.Namespace) -> int:
         registry.fetch(root)
     except TrainwrightError as error:
         _complain(f"As it was when the remote was last reached: {error}")
+    for words in registry.unsound(root, arguments.name):
+        _complain(words)
     rows = registry.listing(root, arguments.name, publication.waiting(root))
     _say(json.dumps(rows, indent=2, ensure_ascii=False) if arguments.json else "\n".join(registry.lines(rows)))
     return 0

@@ -4,6 +4,7 @@ The only module that starts Git. A commit is made with an index of its own, so t
 it visible is one push that names, for every ref it moves, the value that it expects to find.
 """
 
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -200,6 +202,40 @@ def read(root: Path, revision: str, path: str) -> bytes | None:
         return None
 
 
+def read_many(root: Path, names: Sequence[str]) -> list[bytes | None]:
+    """Return the bytes of many files, each named `<revision>:<path>`; None for one that is not there or is no file."""
+    if not names:
+        return []
+    said = raw(root, "cat-file", "--batch", stdin=b"".join(map(_line, names)))
+    found: list[bytes | None] = []
+    start = 0
+    for _ in names:
+        end = said.index(b"\n", start)
+        words = said[start:end].rsplit(b" ", 2)
+        start = end + 1
+        if len(words) < 3 or not words[2].isdigit():  # "<name> missing"
+            found.append(None)
+            continue
+        size = int(words[2])
+        found.append(said[start : start + size] if words[1] == b"blob" else None)
+        start += size + 1
+    return found
+
+
+def _line(name: str) -> bytes:
+    """A name as a line for Git; an empty one when it would be several, which names nothing."""
+    return b"\n" if "\n" in name else f"{name}\n".encode(errors="surrogateescape")
+
+
+def parse_object(text: str | bytes | None) -> dict[str, Any] | None:
+    """Return the JSON object that a file of the remote holds; None when it holds none that can be read."""
+    try:
+        found = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def files(root: Path, revision: str, under: str) -> list[str]:
     """The paths of the files at or below `under` at a commit."""
     listed = git(root, "ls-tree", "-r", "-z", "--name-only", revision, "--", under)
@@ -374,7 +410,8 @@ def make_tag(root: Path, name: str, commit: str, message: str) -> str:
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag, the commit that it stands for, when it was made (seconds since 1970, and as Git says it) and its text."""
+    """A tag, the commit that it stands for (empty when it is of something else), when it was made (seconds since 1970,
+    and as Git says it) and its text."""
 
     name: str
     commit: str
@@ -385,14 +422,18 @@ class Tag:
 
 def tags(root: Path, *patterns: str) -> list[Tag]:
     """The tags of this clone that fit one of `patterns` (`sample-qa@*`), by name."""
-    fields = ("refname:strip=2", "objectname", "*objectname", "creatordate:unix", "creatordate:iso-strict", "contents")
+    fields = (
+        "refname:strip=2", "objecttype", "objectname", "*objecttype", "*objectname", "creatordate:unix",
+        "creatordate:iso-strict", "contents",
+    )  # fmt: skip
     shape = "%00".join(f"%({field})" for field in fields) + "%00%01"
     listed = git(root, "for-each-ref", f"--format={shape}", *(f"refs/tags/{pattern}" for pattern in patterns))
     found = []
     for entry in listed.split("\0\x01"):
         if len(parts := entry.lstrip("\n").split("\0")) == len(fields):
-            name, own, target, seconds, made, message = parts
-            found.append(Tag(name, target or own, int(seconds or 0), made, message.strip()))
+            name, kind, own, target_kind, target, seconds, made, message = parts
+            commit = (target or own) if (target_kind or kind) == "commit" else ""
+            found.append(Tag(name, commit, int(seconds or 0), made, message.strip()))
     return found
 
 

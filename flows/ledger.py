@@ -56,23 +56,45 @@ def last(root: Path, name: str) -> dict[str, Any] | None:
 def entries(root: Path, name: str, count: int = 20) -> list[dict[str, Any]]:
     """The newest `count` decisions of a pipeline, newest first: those fetched last, and those that wait here.
 
-    Nothing is fetched: `sync` does that.
+    Nothing is fetched: `sync` does that. Entries that cannot be read are left out; `unreadable` names them.
     """
-    waiting: dict[str, Any] = {}
+    return [entry for _, entry in _newest(root, name, count) if entry is not None]
+
+
+def unreadable(root: Path, name: str) -> list[str]:
+    """Name the entries beside the newest decisions of a pipeline that are no JSON object."""
+    return [
+        f"ledger: {FOLDER}/{name}/{file} is no JSON object" for file, entry in _newest(root, name, 20) if entry is None
+    ]
+
+
+def _newest(root: Path, name: str, count: int) -> list[tuple[str, dict[str, Any] | None]]:
+    """Return the newest entries by file name, as many as hold `count` that can be read; None for one that cannot."""
+    waiting: dict[str, dict[str, Any] | None] = {}
     for entry in reversed(_waiting(root, name)):
         with suppress(FileNotFoundError):  # another process has just brought it to the remote
-            waiting[entry.name] = json.loads(entry.read_text(encoding="utf-8"))
-    found = [told for told in list(waiting.values())[:count] if isinstance(told, dict)]
+            waiting[entry.name] = git.parse_object(entry.read_bytes())
+    most = count + len(waiting)  # a few may be there and still wait here
+    while True:
+        fetched = _fetched_entries(root, name, most)
+        found = [*waiting.items(), *((file, entry) for file, entry in fetched.items() if file not in waiting)]
+        readable = [place for place, (_, entry) in enumerate(found) if entry is not None]
+        if len(readable) >= count:
+            return found[: readable[count - 1] + 1]
+        if len(fetched) < most:
+            return found
+        most *= 4
+
+
+def _fetched_entries(root: Path, name: str, most: int) -> dict[str, dict[str, Any] | None]:
+    """Return the entries of the newest `most` decisions that were fetched, by file name, newest first."""
     ref = _fetched(root)
-    if len(found) >= count or ref is None or git.commit(root, ref) is None:
-        return found
-    most = f"--max-count={count + len(waiting)}"  # a few may be there and still wait here
-    listed = git.git(root, "log", most, "--format=", "--name-only", "--diff-filter=A", ref, "--", f"{FOLDER}/{name}/")
-    for path in listed.split():
-        content = git.read(root, ref, path)
-        if content is not None and Path(path).name not in waiting and len(found) < count:
-            found.append(json.loads(content))
-    return found
+    if ref is None or git.commit(root, ref) is None:
+        return {}
+    command = ("log", f"--max-count={most}", "-z", "--format=", "--name-only", "--diff-filter=A")
+    paths = [path for path in git.git(root, *command, ref, "--", f"{FOLDER}/{name}/").split("\0") if path]
+    contents = git.read_many(root, [f"{ref}:{path}" for path in paths])
+    return {Path(path).name: git.parse_object(text) for path, text in zip(paths, contents, strict=True)}
 
 
 def _deliver(root: Path) -> None:

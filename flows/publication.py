@@ -161,8 +161,7 @@ def publish(
     """
     require(space.home, project)
     branch = running.of(name).publication.branch
-    newest = registry.versions(space.home, name)[-1:]
-    version = registry.following(newest[0] if newest else None, bump)
+    version = registry.following(space.home, name, bump)
     commit, stages = _version(space, name, what, version, verdict, {**record, "act": act, "why": why})
     ready = Ready(name, version, commit, space.commit, branch, act, why, verdict.known, stages)
     _keep(space.home, ready)
@@ -207,7 +206,7 @@ def waiting(root: Path) -> dict[str, list[dict[str, Any]]]:
         ready = _kept(root, path.stem)
         if ready:
             content = git.read(root, ready.commit, f"{_published(ready.name)}/version.json")
-            found[ready.name] = [json.loads(content)] if content else [{"version": ready.version}]
+            found[ready.name] = [{**(git.parse_object(content) or {}), "version": ready.version}]
     return found
 
 

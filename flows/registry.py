@@ -8,6 +8,7 @@ process anew, for which a flow run would wait for ever while Prefect's threads w
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import git, ledger
-from trainwright.core.errors import Fault, InputError, RefusedError, nearest, printable
+from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, nearest, printable
 
 STAGE = "prod"  # the stage, in GTO's sense, of the version in use
-FIRST = "v1.0.0"
+FIRST = "1.0.0"
 Act = Literal["publish", "promote", "rollback", "accept"]
 Bump = Literal["major", "minor", "patch"]
 
@@ -41,7 +42,10 @@ class Version:
     @property
     def since(self) -> str:
         """When it was put in use last, to the minute."""
-        return f"{datetime.fromisoformat(self.put_in_use or self.made).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        try:
+            return f"{datetime.fromisoformat(self.put_in_use or self.made).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        except (ValueError, OverflowError):  # a tag that was made by hand may have no time
+            return "an unknown time"
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -59,15 +63,44 @@ class Use:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def versions(root: Path, name: str) -> list[Version]:
-    """The versions of a pipeline that this clone knows of, oldest first."""
+@dataclass(frozen=True)
+class Known:
+    """The versions of a pipeline (oldest first) and their uses; `unsound` are tags that are neither, with the reason.
+
+    A tag is a version when its commit is a publication of it: data/<pipeline>/published/version.json names the version.
+    """
+
+    versions: list[Version]
+    uses: list[Use]
+    unsound: dict[str, str]
+    newest_use: str  # the tag that put a version in use last, sound or not; empty when there is none
+
+
+def read(root: Path, name: str) -> Known:
+    """Return what this clone knows of a pipeline's versions."""
     import semver
 
-    history, tags = uses(root, name), git.tags(root, f"{name}@*")
+    tags = git.tags(root, f"{name}@*")
+    named = [(tag, version) for tag in tags if (version := _version_of(tag.name))]
+    unsound = _unsound(root, [tag for tag, _ in named])
+    published = {tag.commit for tag, _ in named if tag.name not in unsound}
+    history, newest = [], (-1, "")
+    for tag in git.tags(root, f"{name}#{STAGE}#*"):
+        number = tag.name.removeprefix(f"{name}#{STAGE}#")
+        if not number.isdecimal():
+            continue
+        newest = max(newest, (int(number), tag.name))
+        if tag.commit in published:
+            said = git.parse_object(tag.message) or {}  # {} for one that a person wrote
+            act, why = str(said.get("act", "promote")), str(said.get("why", ""))
+            history.append(Use(int(number), tag.commit, tag.made, act, why, said))
+        else:
+            unsound[tag.name] = "its commit is no published version"
+    history.sort(key=lambda use: use.number)
     removed = {_removed_by(tag.name) for tag in tags}
     found = []
-    for tag in tags:
-        if version := _version_of(tag.name):
+    for tag, version in named:
+        if tag.name not in unsound:
             own = [use for use in history if use.commit == tag.commit]
             found.append(
                 Version(
@@ -76,18 +109,68 @@ def versions(root: Path, name: str) -> list[Version]:
                     tag.commit,
                     tag.made,
                     tuple(use.number for use in own),
-                    bool(own) and own[-1] is history[-1],
+                    bool(own) and own[-1] is history[-1] and newest[1] not in unsound,
                     version in removed,
                     own[-1].made if own else "",
                 )
             )
-    return sorted(found, key=lambda version: semver.Version.parse(version.version.removeprefix("v")))
+    found.sort(key=lambda version: semver.Version.parse(version.version.removeprefix("v")))
+    return Known(found, history, unsound, newest[1])
+
+
+def _unsound(root: Path, tags: Sequence[git.Tag]) -> dict[str, str]:
+    """Return which of the tags of versions are none, each with the reason."""
+    found = {}
+    names = [tag.name.partition("@")[0] for tag in tags]
+    paths = [f"{tag.commit}:{_record(name)}" if tag.commit else "" for tag, name in zip(tags, names, strict=True)]
+    for tag, name, content in zip(tags, names, git.read_many(root, paths), strict=True):
+        told = git.parse_object(content)
+        if not tag.commit:
+            found[tag.name] = "it is no tag of a commit"
+        elif content is None:
+            found[tag.name] = f"its commit is no publication: it has no {_record(name)}"
+        elif told is None:
+            found[tag.name] = f"its {_record(name)} is no JSON object"
+        elif told.get("version") != _version_of(tag.name):
+            found[tag.name] = f"its commit is a publication of {str(told.get('version'))[:40]!r}"
+    return found
+
+
+def _record(name: str) -> str:
+    return f"data/{name}/published/version.json"
+
+
+def versions(root: Path, name: str) -> list[Version]:
+    """The versions of a pipeline that this clone knows of, oldest first."""
+    return read(root, name).versions
+
+
+def unsound(root: Path, name: str | None = None) -> list[str]:
+    """Name the tags of a pipeline, or of all, that look like versions or uses of one and are none, with the reason."""
+    tags = [] if name else [tag.name for tag in git.tags(root, "*@*", f"*#{STAGE}#*")]
+    names = [name] if name else sorted({re.split("[@#]", tag)[0] for tag in tags})
+    return [f"{tag} is left out: {reason}" for each in names for tag, reason in read(root, each).unsound.items()]
+
+
+def require_sound_use(root: Path, name: str) -> None:
+    """Raise MachineryError when the newest tag that puts a version in use stands for no version.
+
+    Which version is in use is then unknown, and none may take its place without a comparison.
+    """
+    known = read(root, name)
+    if reason := known.unsound.get(known.newest_use):
+        others = [version.version for version in known.versions if not version.removed]
+        remedy = f"Put a version in use: `trainwright models promote {name}@{others[-1] if others else '…'}`."
+        if not others:
+            remedy = f"Remove the tag: `git push {git.remote(root)} :refs/tags/{known.newest_use}`, and here."
+        raise MachineryError(f"{name}: which version is in use is unknown. {known.newest_use}: {reason}. {remedy}")
 
 
 def seen(root: Path, name: str) -> tuple[str, ...]:
     """The tags that this clone knows of a pipeline's versions and of what was put in use."""
-    uses = [tag.name for tag in git.tags(root, f"{name}#{STAGE}#*")]
-    return (*(tag.name for tag in git.tags(root, f"{name}@*") if _version_of(tag.name)), *uses)
+    known = read(root, name)
+    uses = [f"{name}#{STAGE}#{use.number}" for use in known.uses]
+    return (*(str(version) for version in known.versions), *uses)
 
 
 def in_use(root: Path, name: str) -> Version | None:
@@ -97,13 +180,7 @@ def in_use(root: Path, name: str) -> Version | None:
 
 def uses(root: Path, name: str) -> list[Use]:
     """Every time that a version was put in use, oldest first."""
-    found = []
-    for tag in git.tags(root, f"{name}#{STAGE}#*"):
-        number = tag.name.removeprefix(f"{name}#{STAGE}#")
-        if number.isdecimal():
-            said = _said(tag.message)
-            found.append(Use(int(number), tag.commit, tag.made, said.get("act", "promote"), said.get("why", ""), said))
-    return sorted(found, key=lambda use: use.number)
+    return read(root, name).uses
 
 
 def standing(root: Path, name: str) -> list[Use]:
@@ -124,13 +201,27 @@ def standing(root: Path, name: str) -> list[Use]:
 
 def record(root: Path, version: Version) -> dict[str, Any]:
     """The version's run record (data/<pipeline>/published/version.json); {} where it has none."""
-    content = git.read(root, version.commit, f"data/{version.name}/published/version.json")
-    return json.loads(content) if content else {}
+    return git.parse_object(git.read(root, version.commit, _record(version.name))) or {}
+
+
+def measured(told: Mapping[str, Any]) -> tuple[int | None, dict[str, float]]:
+    """Return of a run record the test set version that its model was compared on, and its scores there.
+
+    None and {} when it was compared on none.
+    """
+    frozen = told.get("frozen")
+    if not isinstance(frozen, dict) or not isinstance(line := frozen.get("line"), int):
+        return None, {}
+    values = frozen.get("values")
+    pairs = values.items() if isinstance(values, dict) else ()
+    return line, {score: value for score, value in pairs if _is_number(value)}
 
 
 def known(root: Path) -> list[str]:
     """The pipelines that have a version."""
-    return sorted({tag.name.partition("@")[0] for tag in git.tags(root, "*@*") if _version_of(tag.name)})
+    tags = [tag for tag in git.tags(root, "*@*") if _version_of(tag.name)]
+    unsound = _unsound(root, tags)
+    return sorted({tag.name.partition("@")[0] for tag in tags if tag.name not in unsound})
 
 
 def fetch(root: Path, name: str | None = None) -> None:
@@ -139,13 +230,19 @@ def fetch(root: Path, name: str | None = None) -> None:
     git.fetch(root, *(f"+refs/tags/{pattern}:refs/tags/{pattern}" for pattern in patterns))
 
 
-def following(newest: Version | None, bump: Bump) -> str:
-    """The number of the version after `newest`."""
+def following(root: Path, name: str, bump: Bump) -> str:
+    """The number of a pipeline's next version, which no tag has."""
     import semver
 
-    if newest is None:
-        return FIRST
-    return f"v{semver.Version.parse(newest.version.removeprefix('v')).next_version(bump)}"
+    newest = versions(root, name)[-1:]
+    number = (
+        semver.Version.parse(newest[0].version.removeprefix("v")).next_version(bump)
+        if newest
+        else semver.Version.parse(FIRST)
+    )
+    while git.tags(root, f"{name}@v{number}"):  # of a tag that is no version
+        number = number.next_version(bump)
+    return f"v{number}"
 
 
 def promote(root: Path, name: str, version: str, why: str = "") -> str:
@@ -179,6 +276,7 @@ def rollback(root: Path, name: str, why: str = "") -> str:
     fetch(root, name)
     if not versions(root, name):
         raise InputError(_unpublished(root, name))
+    require_sound_use(root, name)
     stack = standing(root, name)
     now = in_use(root, name)
     if len(stack) < 2:
@@ -221,6 +319,8 @@ def remove(root: Path, chosen: Sequence[Version]) -> None:
 def listing(root: Path, name: str | None, waiting: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Every version of a pipeline, or of all: newest first, with its scores, and whether it is in use.
 
+    `scores` are those on the test rows of the version's own run, `frozen` those on the rows that it was compared on.
+
     `waiting` are, by pipeline, the run records of versions that are yet to be published; they come first. Raises
     InputError where there is neither.
     """
@@ -228,7 +328,7 @@ def listing(root: Path, name: str | None, waiting: Mapping[str, list[dict[str, A
     rows = []
     for each in names:
         for unpublished in waiting.get(each, []):
-            rows.append(_row(each, unpublished["version"], "", "unpublished", unpublished))
+            rows.append(_row(each, str(unpublished["version"]), "", "unpublished", unpublished))
         found = versions(root, each)
         if name and not found and not rows:
             raise InputError(_unpublished(root, name))
@@ -240,31 +340,51 @@ def listing(root: Path, name: str | None, waiting: Mapping[str, list[dict[str, A
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
-    """A listing as the lines of a table."""
+    """A listing as the lines of a table. Scores in it can be compared when their test rows are the same."""
     from trainwright.scoring import wording
 
-    shown = [["model", "published", "", "score", "commit"]]
+    shown = [["model", "published", "", "score", "on test rows", "commit"]]
     for row in rows:
-        scored = [(n, s) for n, s in row["scores"].items() if wording.is_score(s)][:1]
-        said = [f"{wording.label(n)} {wording.said(s, s.get('unit') or wording.POINTS)}" for n, s in scored]
-        made = row["published"][:16].replace("T", " ")
-        cells = [f"{row['name']}@{row['version']}", made, row["state"], *(said or ["none known"]), row["commit"][:9]]
+        made, said, rows_of = row["published"][:16].replace("T", " "), "none known", ""
+        for name, score in list(row["scores"].items())[:1]:
+            unit, frozen = str(score.get("unit") or wording.POINTS), row["frozen"]["scores"].get(name)
+            told = score if frozen is None else dict.fromkeys(wording.BOUNDS) | {"value": frozen}
+            said = f"{wording.label(name)} {wording.said(told, unit)}"
+            rows_of = "its own" if frozen is None else f"frozen, set {row['frozen']['test_set']}"
+        cells = [f"{row['name']}@{row['version']}", made, row["state"], said, rows_of, row["commit"][:9]]
         shown.append([printable(cell) for cell in cells])
     widths = [max(len(row[place]) for row in shown) for place in range(len(shown[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
 def _row(name: str, version: str, made: str, state: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    scores = (told.get("scores") or {}).get("test") or {}
-    headline = {key: entry for key, entry in scores.items() if isinstance(entry, dict) and "value" in entry}
-    commit = str(told.get("commit") or "")
-    return {"name": name, "version": version, "published": made, "state": state, "scores": headline, "commit": commit}
+    from trainwright.scoring import wording
+
+    parts = told.get("scores")
+    scores = parts.get("test") if isinstance(parts, dict) else None
+    entries = scores.items() if isinstance(scores, dict) else ()
+    whole = {key: entry for key, entry in entries if wording.is_score(entry)}
+    headline = {
+        key: entry
+        for key, entry in whole.items()
+        if all(entry[bound] is None or _is_number(entry[bound]) for bound in wording.BOUNDS)
+    }
+    test_set, values = measured(told)
+    return {
+        "name": name,
+        "version": version,
+        "published": made,
+        "state": state,
+        "scores": headline,  # on the test rows of its own run
+        "frozen": {"test_set": test_set, "scores": values},  # comparable among versions of one test set version
+        "commit": str(told.get("commit") or ""),
+    }
 
 
 def use_tag(root: Path, name: str, commit: str, act: Act, why: str) -> tuple[str, str]:
     """The ref of the next tag that puts a version in use, by what this clone knows, and the tag, on no ref yet."""
-    number = max((use.number for use in uses(root, name)), default=0) + 1
-    tag = f"{name}#{STAGE}#{number}"
+    newest = read(root, name).newest_use
+    tag = f"{name}#{STAGE}#{int(newest.rpartition('#')[2] or 0) + 1}"
     return f"refs/tags/{tag}", git.make_tag(root, tag, commit, json.dumps({"act": act, "why": why}, ensure_ascii=False))
 
 
@@ -293,6 +413,8 @@ def _version(root: Path, name: str, version: str) -> Version:
     if not found:
         raise InputError(_unpublished(root, name))
     wanted = version if version.startswith("v") else f"v{version}"
+    if reason := read(root, name).unsound.get(f"{name}@{wanted}"):
+        raise InputError(Fault(f"{name}@{wanted}", f"it is no version: {reason}", nearest(wanted, found)))
     if wanted not in found:
         raise InputError(Fault(f"{name}@{version}", "there is no such version", nearest(wanted, found)))
     return found[wanted]
@@ -328,10 +450,5 @@ def _removed_by(tag: str) -> str:
     return _version_of(version) if taken and re.fullmatch(r"(#[0-9]+)?", number) else ""
 
 
-def _said(message: str) -> dict[str, Any]:
-    """What the text of a tag of ours says; {} for one that a person wrote."""
-    try:
-        found = json.loads(message)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

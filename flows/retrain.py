@@ -159,6 +159,9 @@ class Retrain:
             if done := publication.finish(self.home, self.name, self.terminal.say):
                 notify.notify(self.running, "published", self.name, done)
             head = self._fetched()
+            for words in (*registry.unsound(self.home, self.name), *ledger.unreadable(self.home, self.name)):
+                self.terminal.say(f"{self.name}: {words}")
+            registry.require_sound_use(self.home, self.name)
             self.in_use = registry.in_use(self.home, self.name)
             publication.restore(space, self.name, what, head)
             for pipeline in what.chain(self.name):

@@ -50,6 +50,10 @@ def status(root: Path) -> Told:
         "time": _iso(datetime.now(UTC)),
         "project": {"root": str(root), "commit": git.commit(root, "HEAD")},
         "remote": remote,
+        "unreadable": [
+            *registry.unsound(root),
+            *(bad for name in params.pipelines for bad in ledger.unreadable(root, name)),
+        ],
         "server": {"url": os.environ.get("PREFECT_API_URL"), "answers": False, "words": ""},
         "pipelines": [_pipeline(root, name, running) for name in params.pipelines],
         "here": [_here(run) for name in params.pipelines for run in local_runs.begun(root, name) if run.lives()],
@@ -274,6 +278,8 @@ def lines(told: Told, width: int) -> Iterator[str]:
     yield from _wrapped("Server", answers, width)
     if told["remote"]["words"]:
         yield from _wrapped("Git remote", told["remote"]["words"], width)
+    for words in told["unreadable"]:
+        yield from _wrapped("Left out", words, width)
     yield from ("", "Pipelines", *_table(list(_pipeline_rows(told)), width))
     if told["server"]["answers"] or told["here"]:
         yield from ("", "Runs", *_table(list(_run_rows(told)), width, "none is running or waiting"))
@@ -352,7 +358,10 @@ def _wrapped(title: str, text: str, width: int) -> Iterator[str]:
 
 
 def _local(moment: str | None) -> str:
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M %Z}" if moment else ""
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M %Z}" if moment else ""
+    except (TypeError, ValueError, OverflowError):  # of an entry or a tag that was made by hand
+        return "unknown"
 
 
 def _ago(told: Told, moment: str | None) -> str:

@@ -41,7 +41,7 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
 def publish(toy: Toy, number: int, value: float) -> None:
     toy.write("in.txt", f"version {number}")
     dvc.Project(toy.root).reproduce("report@one", lambda _: None, 600)
-    record = {"frozen": {"line": 1, "values": {"f1": value}}}
+    record = {"version": f"v1.{number}.0", "frozen": {"line": 1, "values": {"f1": value}}}
     toy.write("data/one/published/version.json", json.dumps(record))
     git(toy.root, "add", ".")
     git(toy.root, "commit", "-q", "-m", f"Version {number}")
@@ -126,7 +126,8 @@ def test_the_newest_versions_stay_that_fit_into_so_much_disk_or_are_so_many(
     project: Toy, gigabytes: float, count: int | None, newest: str
 ) -> None:
     """Each has an output of 9 bytes, and 5 that of 4, which counts once. Their scores say which stay as the best."""
-    git(project.root, "commit", "-q", "--allow-empty", "-m", "Version 5")
+    project.write("data/one/published/version.json", json.dumps({"version": "v1.5.0"}))
+    git(project.root, "commit", "-q", "-a", "-m", "Version 5")
     git(project.root, "tag", "-a", "one@v1.5.0", "-m", "published")
     git(project.root, "tag", "-d", *git(project.root, "tag", "--list", "one#*").split())
     found = clean.kept(project.root, "one", operations.Retention(versions=count, gigabytes=gigabytes))

@@ -155,3 +155,22 @@ def other(remote: Path, tmp_path: Path, clone: Path) -> Path:
     for key, value in (("user.name", "Other"), ("user.email", "other@example.org")):
         git.git(place, "config", key, value)
     return place
+
+
+def test_an_entry_that_cannot_be_read_is_left_out_and_named(remote: Path, clone: Path) -> None:
+    ledger.record(clone, "one", {"number": 1})
+    for number, content in enumerate((b"{", b"[" * 100_000, b"3", b"\xff", b"[]")):
+        head = git.git(clone, "rev-parse", "origin/ledger")
+        path = (
+            f"decisions/one/20991231T00000{number}.000000Z-by hand\n.json"
+            if number == 4
+            else f"decisions/one/{number}.json"
+        )
+        commit = git.make_commit(clone, head, {path: content}, [head], "By hand")
+        git.push(clone, {ledger.BRANCH: (commit, head)})
+        ledger.sync(clone)
+    assert [entry["number"] for entry in ledger.entries(clone, "one")] == [1]
+    last = ledger.last(clone, "one")
+    assert last is not None and last["number"] == 1
+    assert len(ledger.unreadable(clone, "one")) == 5 and ledger.unreadable(clone, "two") == []
+    assert ledger.unreadable(clone, "one")[-1] == "ledger: decisions/one/0.json is no JSON object"

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,15 @@ from trainwright.core.errors import InputError, MachineryError, RefusedError
 RECORD = "data/sample-qa/published/version.json"
 
 
-def publish(root: Path, version: str, name: str = "sample-qa") -> str:
+def publish(root: Path, version: str, name: str = "sample-qa", **more: Any) -> str:
     """A version as a publication leaves it: a commit with its record, and two tags."""
     scores = {"test": {"f1": {"value": 70.0, "low": 68.0, "high": 72.0}}}
-    content = json.dumps({"version": version, "commit": git.head(root), "scores": scores}).encode()
+    content = json.dumps({"version": version, "commit": git.head(root), "scores": scores, **more}).encode()
+    return release(root, version, content, name)
+
+
+def release(root: Path, version: str, content: bytes, name: str = "sample-qa") -> str:
+    """A version with this record, whatever it holds."""
     head = git.head(root)
     commit = git.make_commit(root, head, {RECORD.replace("sample-qa", name): content}, [head], version)
     named = registry.version_tag(root, name, version, commit, "{}")
@@ -249,11 +255,100 @@ def test_the_command_line_lists_promotes_and_rolls_back(clone: Path) -> None:
     assert cli(clone, "models", "rollback", "sample-qa", "--why", "slow").stdout.startswith("sample-qa@v1.0.0 is in")
     assert time.monotonic() - begun < 60  # a hang, not a speed
     heading, first, second = cli(clone, "models", "list").stdout.splitlines()
-    assert heading.split() == ["model", "published", "score", "commit"]
+    assert heading.split() == ["model", "published", "score", "on", "test", "rows", "commit"]
     assert first.startswith("sample-qa@v1.1.0") and "was in use" in first and "F1 70.0 (68.0 to 72.0)" in first
     assert second.startswith("sample-qa@v1.0.0") and "  in use" in second
     wrong = cli(clone, "models", "promote", "sample-qa")
     assert wrong.returncode == 2 and "Known here: v1.0.0, v1.1.0" in wrong.stderr
+
+
+def test_scores_are_listed_on_the_rows_that_they_were_compared_on(clone: Path) -> None:
+    """A score on other test rows is no better for being higher, and says whose rows they are."""
+    publish(clone, "v1.0.0", scores=shown(38.6), frozen={"line": 1, "values": {"f1": 38.6}})
+    publish(clone, "v1.1.0", scores=shown(43.3), frozen={"line": 1, "values": {"f1": 36.4}})
+    publish(clone, "v1.2.0", scores=shown(44.4), frozen={"line": 2, "values": {"f1": 44.4}})
+    publish(clone, "v1.3.0", scores=shown(50.0))
+    publish(
+        clone, "v1.4.0", scores={"test": {"f1": {"value": [], "low": 1, "high": 2}}}, frozen={"line": [], "values": 3}
+    )
+    rows = registry.listing(clone, None, {})
+    cells = [line.split("  ") for line in registry.lines(rows)[1:]]
+    told = [
+        " ".join(cell.strip() for cell in line if "F1" in cell or "frozen" in cell or "own" in cell) for line in cells
+    ]
+    assert told == [
+        "none known",
+        "F1 50.0 (49.0 to 51.0) its own",
+        "F1 44.4 frozen, set 2",
+        "F1 36.4 frozen, set 1",
+        "F1 38.6 frozen, set 1",
+    ]
+    assert [row["frozen"]["test_set"] for row in rows] == [None, None, 2, 1, 1]
+    assert rows[3]["scores"]["f1"]["value"] == 43.3 and rows[3]["frozen"]["scores"] == {"f1": 36.4}
+
+
+def shown(value: float) -> dict[str, Any]:
+    return {"test": {"f1": {"value": value, "low": value - 1, "high": value + 1}}}
+
+
+BAD_RECORDS = {
+    "no record": None,
+    "no JSON": b"{",
+    "nested too deeply": b"[" * 100_000,
+    "a list": b"[]",
+    "another version's": b'{"version": "v1.0.0"}',
+    "no text": b"\xff\xfe\xfd",
+}
+
+
+@pytest.mark.parametrize("content", BAD_RECORDS.values(), ids=BAD_RECORDS)
+def test_a_tag_whose_commit_is_no_publication_of_it_is_no_version(
+    clone: Path, remote: Path, content: bytes | None
+) -> None:
+    publish(clone, "v1.0.0")
+    publish(clone, "v1.0.0", "other")
+    if content is None:
+        git.push(clone, {"refs/tags/sample-qa@v1.1.0": (git.head(clone), None)})
+    else:
+        release(clone, "v1.1.0", content)
+        git.git(clone, "push", "-q", "origin", ":refs/tags/sample-qa#prod#2")
+        git.git(clone, "tag", "-d", "sample-qa#prod#2")
+    before = git.git(remote, "for-each-ref")
+    with pytest.raises(InputError, match="it is no version: its"):
+        registry.promote(clone, "sample-qa", "v1.1.0")
+    assert git.git(remote, "for-each-ref") == before
+    assert used(clone) == "v1.0.0" and registry.known(clone) == ["other", "sample-qa"]
+    assert [row["version"] for row in registry.listing(clone, None, {})] == ["v1.0.0", "v1.0.0"]
+    (words,) = registry.unsound(clone)
+    assert words.startswith("sample-qa@v1.1.0 is left out: its")
+    assert registry.following(clone, "sample-qa", "minor") == "v1.2.0"  # the tag's name is taken
+    assert "sample-qa@v1.1.0" not in registry.seen(clone, "sample-qa")
+    registry.require_sound_use(clone, "sample-qa")
+
+
+@pytest.mark.parametrize("target", ["HEAD^{tree}", "HEAD:.gitignore"])
+def test_tags_of_what_is_no_commit_are_named_and_stop_nothing(clone: Path, target: str) -> None:
+    publish(clone, "v1.0.0")
+    for number, how in enumerate(([], ["-a", "-m", "by hand"])):
+        git.git(clone, "tag", *how, f"sample-qa@v2.{number}.0", target)
+        git.git(clone, "tag", *how, f"sample-qa#prod#{number + 5}", target)
+    assert [version.version for version in registry.versions(clone, "sample-qa")] == ["v1.0.0"]
+    assert len(registry.unsound(clone)) == 4
+    assert [row["state"] for row in registry.listing(clone, "sample-qa", {})] == ["was in use"]
+
+
+def test_with_the_version_in_use_unknown_nothing_goes_on_until_one_is_promoted(clone: Path) -> None:
+    publish(clone, "v1.0.0")
+    release(clone, "v1.1.0", b"{")
+    for act in (
+        lambda: registry.require_sound_use(clone, "sample-qa"),
+        lambda: registry.rollback(clone, "sample-qa"),
+    ):
+        with pytest.raises(MachineryError, match=r"unknown\. sample-qa#prod#2: .* promote sample-qa@v1\.0\.0"):
+            act()
+    registry.promote(clone, "sample-qa", "v1.0.0")
+    registry.require_sound_use(clone, "sample-qa")
+    assert used(clone) == "v1.0.0" and git.commit(clone, "sample-qa#prod#3")
 
 
 def cli(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -55,15 +55,27 @@ def test_without_a_server_it_tells_what_needs_none_and_which_to_start(
 
 
 def test_the_version_in_use_is_that_of_the_newest_tag_of_its_stage(project: Toy) -> None:
-    for tag in ("one@v1.0.0", "one#prod#9", "one#prod#10"):
-        git(project.root, "tag", "-a", tag, "-m", tag)
-        git(project.root, "commit", "-q", "--allow-empty", "-m", "More")
-        if tag == "one#prod#9":
-            git(project.root, "tag", "-a", "one@v1.1.0", "-m", "v1.1.0")
+    for version, use in (("v1.0.0", 9), ("v1.1.0", 10)):
+        project.write("data/one/published/version.json", json.dumps({"version": version}))
+        git(project.root, "add", "--force", "data/one/published/version.json")
+        git(project.root, "commit", "-q", "-m", version)
+        for tag in (f"one@{version}", f"one#prod#{use}"):
+            git(project.root, "tag", "-a", tag, "-m", tag)
     told = status.status(project.root)
     assert told["pipelines"][0]["in_use"]["version"] == "v1.1.0"
     assert told["pipelines"][1]["in_use"] is None
     assert "one v1.1.0" in shown(told)
+
+
+def test_tags_that_are_no_versions_are_left_out_and_named(project: Toy) -> None:
+    git(project.root, "tag", "-a", "one@v9.9.9", "-m", "by hand")
+    git(project.root, "tag", "two#prod#1", "HEAD^{tree}")
+    told = status.status(project.root)
+    assert [pipeline["in_use"] for pipeline in told["pipelines"]] == [None, None]
+    first, second = told["unreadable"]
+    assert first.startswith("one@v9.9.9 is left out: its commit is no publication")
+    assert second == "two#prod#1 is left out: its commit is no published version"
+    assert "Left out" in shown(told)
 
 
 def test_the_last_decision_is_that_of_the_ledger_though_the_remote_is_away(project: Toy) -> None:
