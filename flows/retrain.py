@@ -43,7 +43,7 @@ from flows.pipeline import BY_HAND, Pipeline
 from flows.remote_stage import Name
 from flows.terminal import Terminal
 from flows.workspace import Workspace, bring_sources, override, require_changeable, require_known, turn, workspace
-from trainwright import champion, operations
+from trainwright import champion, operations, pins
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError, TrainwrightError, printable
 from trainwright.core.layout import Layout, find_root
@@ -234,7 +234,14 @@ class Retrain:
             for node in project.graph(name, goal):
                 if changes := project.changes(node.name, missing=False):
                     found.append(f"{node.name}: {changes[0]}{f' and {len(changes) - 1} more' if changes[1:] else ''}")
+                    if node.name == f"ingestion@{name}" and pipeline.ingestion.limit:
+                        self._keep_test_rows(layout)
         return found
+
+    def _keep_test_rows(self, layout: Layout) -> None:
+        """Let ingestion, which runs anew, take the frozen test rows of the version in use whatever its limit."""
+        if now := registry.in_use(self.home, layout.pipeline):
+            pins.keep_test_rows(layout, challenge.frozen(self.home, now).ids)
 
     def _nothing(self) -> str:
         schedule = self.running.of(self.name).schedule

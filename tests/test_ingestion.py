@@ -217,6 +217,32 @@ def test_a_larger_limit_keeps_the_rows_of_a_smaller_one() -> None:
     assert small < set(stage.ingestion(whole, 60, rows.IDENTITY).column("id").to_pylist())
 
 
+@given(GROUPS, st.integers(3, 70), st.sets(st.integers(0, 69)))
+def test_a_limit_takes_the_frozen_test_rows_first(
+    groups: list[tuple[str, str | None]], limit: int, frozen: set[int]
+) -> None:
+    kept = frozenset(str(n) for n in sorted(frozen)[: limit - 2])
+    taken = set(stage.ingestion(table(groups), limit, rows.IDENTITY, kept).column("id").to_pylist())
+    assert {row for row in kept if int(row) < len(groups)} <= taken
+    assert len(taken) == min(limit, len(groups))
+
+
+def test_frozen_test_rows_of_the_sample_change_nothing_until_the_source_grows() -> None:
+    groups: list[tuple[str, str | None]] = [(f"g{n % 7}", None) for n in range(60)]
+    before = stage.ingestion(table(groups), 20, rows.IDENTITY)
+    kept = frozenset(before.column("id").to_pylist()[::4])
+    assert stage.ingestion(table(groups), 20, rows.IDENTITY, kept).equals(before)
+    grown = table([*groups, *((f"h{n}", None) for n in range(200))])
+    assert not kept <= set(stage.ingestion(grown, 20, rows.IDENTITY).column("id").to_pylist())
+    assert kept <= set(stage.ingestion(grown, 20, rows.IDENTITY, kept).column("id").to_pylist())
+
+
+def test_a_limit_without_room_beside_the_frozen_test_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="beside the 9 test rows of the version in use") as caught:
+        stage.ingestion(table([("a", None)] * 30), 10, rows.IDENTITY, frozenset(map(str, range(9))))
+    assert caught.value.faults[0].field == "ingestion.limit" and "Raise it to 11" in caught.value.faults[0].remedy
+
+
 def test_without_a_limit_every_row_is_kept() -> None:
     whole = table([("a", None)] * 5)
     assert stage.ingestion(whole, None, rows.IDENTITY).equals(whole)

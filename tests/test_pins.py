@@ -112,6 +112,20 @@ def test_refresh_takes_the_new_bytes_and_gives_the_old_pin_back(csv: tuple[Layou
     pins.verify(*csv)
 
 
+def test_a_pin_keeps_its_test_rows_when_the_source_grows(csv: tuple[Layout, Pipeline]) -> None:
+    pins.refresh(*csv)
+    assert pins.test_rows(csv[0]) == frozenset()
+    pins.keep_test_rows(csv[0], ["2", "1"])
+    pins.verify(*csv)
+    old, new = pins.refresh(*csv)
+    assert old == new and new["test_rows"] == ["1", "2"]
+    (csv[0].root / "a.csv").write_text(CSV + "3,Ann met Bob.,When?,met\n")
+    assert pins.refresh(*csv)[1]["rows"] == 3 and pins.test_rows(csv[0]) == {"1", "2"}
+    csv[0].source_pin.write_text(json.dumps({**new, "test_rows": [[]]}))
+    with pytest.raises(InputError, match="the pin cannot be read"):
+        pins.test_rows(csv[0])
+
+
 def test_a_source_that_cannot_be_read_leaves_the_pin(csv: tuple[Layout, Pipeline]) -> None:
     pins.refresh(*csv)
     before = csv[0].source_pin.read_bytes()

@@ -12,6 +12,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,7 +24,10 @@ from test_accepting import project as _project  # noqa: F401  (a fixture)
 from test_publication import commit
 from ticks import STAGES, House, Tick
 
-from flows import git, ledger, registry
+from flows import challenge, git, ledger, pinning, registry
+from flows.terminal import Terminal
+from trainwright.champion import TestSet
+from trainwright.core.layout import Layout
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_api")]
 
@@ -279,3 +283,30 @@ def _workers(root: Path) -> list[str]:
     return [
         command for folder in (root, *(path for path in spaces if path.is_dir())) for command in processes_in(folder)
     ]
+
+
+@pytest.mark.parametrize("limit, stale, kept", [(5, True, ["a", "b"]), (None, True, None), (5, False, None)])
+def test_only_an_ingestion_that_runs_anew_under_a_limit_keeps_the_test_rows_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, stale: bool, kept: list[str] | None
+) -> None:
+    from flows.retrain import Retrain
+
+    layout = Layout(tmp_path, "one")
+    layout.source_pin.parent.mkdir(parents=True)
+    pin = {"uri": "a.csv", "commit": None, "rows": 9, "bytes": 1, "sha256": "", "files": []}
+    layout.source_pin.write_text(json.dumps(pin))
+    used = registry.Version("one", "v1.0.0", "c", "2026-01-01T00:00:00+00:00", in_use=True)
+    monkeypatch.setattr(registry, "in_use", lambda *_: used)
+    monkeypatch.setattr(challenge, "frozen", lambda *_: TestSet(1, ("b", "a"), ("", "")))
+    monkeypatch.setattr(pinning, "refresh", lambda *_: [])
+    nodes = [SimpleNamespace(name=f"{stage}@one") for stage in ("ingestion", "ingestion_gate")]
+    project = SimpleNamespace(
+        graph=lambda *_: nodes, changes=lambda node, **_: ["params changed"] * (stale and node == "ingestion@one")
+    )
+    pipeline = SimpleNamespace(ingestion=SimpleNamespace(limit=limit))
+    what = SimpleNamespace(chain=lambda name: [name], pipelines={"one": pipeline})
+    run = Retrain(tmp_path, "one", Terminal(), False, "", {})
+    run.in_use = used
+    space: Any = SimpleNamespace(root=tmp_path)
+    assert run._reasons(space, what, project) == ["ingestion@one: params changed"] * stale  # type: ignore[arg-type]
+    assert json.loads(layout.source_pin.read_text()).get("test_rows") == kept

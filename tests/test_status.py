@@ -30,6 +30,14 @@ def deployed(project: Toy, prefect_api: None) -> Iterator[Toy]:
     module.remove(lambda _: None)
 
 
+def publish(project: Toy, version: str, use: int) -> None:
+    project.write("data/one/published/version.json", json.dumps({"version": version}))
+    git(project.root, "add", "--force", "data/one/published/version.json")
+    git(project.root, "commit", "-q", "-m", version)
+    for tag in (f"one@{version}", f"one#prod#{use}"):
+        git(project.root, "tag", "-a", tag, "-m", "{}")
+
+
 def shown(told: dict[str, Any], width: int = 100) -> str:
     """What a person sees, its blanks made one."""
     lines = list(status.lines(told, width))
@@ -56,11 +64,7 @@ def test_without_a_server_it_tells_what_needs_none_and_which_to_start(
 
 def test_the_version_in_use_is_that_of_the_newest_tag_of_its_stage(project: Toy) -> None:
     for version, use in (("v1.0.0", 9), ("v1.1.0", 10)):
-        project.write("data/one/published/version.json", json.dumps({"version": version}))
-        git(project.root, "add", "--force", "data/one/published/version.json")
-        git(project.root, "commit", "-q", "-m", version)
-        for tag in (f"one@{version}", f"one#prod#{use}"):
-            git(project.root, "tag", "-a", tag, "-m", tag)
+        publish(project, version, use)
     told = status.status(project.root)
     assert told["pipelines"][0]["in_use"]["version"] == "v1.1.0"
     assert told["pipelines"][1]["in_use"] is None
@@ -99,10 +103,8 @@ def test_another_clone_is_told_what_was_published_and_put_in_use_elsewhere_since
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "t")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
-    for number in "12":
-        git(project.root, "commit", "-q", "--allow-empty", "-m", "More")
-        git(project.root, "tag", "-a", f"one@v{number}.0.0", "-m", "published")
-        git(project.root, "tag", "-a", f"one#prod#{number}", "-m", "{}")
+    for number in (1, 2):
+        publish(project, f"v{number}.0.0", number)
     git(project.root, "push", "-q", "--tags", "origin")
     registry.rollback(project.root, "one", "worse")
     told = status.status(other)

@@ -4,10 +4,14 @@ is the history of the data.
 A pin repeats the `source` section of params.yaml and adds `commit` (of a Hub data set, else null), `rows`, `bytes`,
 `sha256`, and `files` with the same of every file (of a Hub data set: of every split, as JSON Lines). It holds no
 time, so that reading the same bytes again gives the same pin. A missing licence is "unknown", and says so.
+
+`test_rows` holds the ids of rows that ingestion takes whatever its limit: the frozen test rows of the version in use.
+A retrain writes them when ingestion has to run again, so that new rows of the source do not push them out.
 """
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from trainwright.sources import hub
 
 Pin = dict[str, Any]
 TRIES = 2
+TEST_ROWS = "test_rows"
 NAMED = ("uri", "format", "revision", "configuration", "splits")  # what of a source decides which bytes are read
 
 
@@ -30,7 +35,7 @@ def refresh(layout: Layout, params: Pipeline) -> tuple[Pin | None, Pin]:
     """
     old = _read(layout) if layout.source_pin.exists() else None
     commit = hub.resolve(params.source) if params.source.format == "hub" else None
-    return old, _pin(layout, params, commit)
+    return old, _pin(layout, params, commit, old)
 
 
 def follow(layout: Layout, params: Pipeline) -> Pin:
@@ -45,18 +50,34 @@ def follow(layout: Layout, params: Pipeline) -> Pin:
         return refresh(layout, params)[1]
     source = _pinned(params.source, old["commit"])
     _compare(source, old, _parts(source, layout.root), _remedy(layout))
-    return _pin(layout, params, old["commit"])
+    return _pin(layout, params, old["commit"], old)
 
 
-def _pin(layout: Layout, params: Pipeline, commit: str | None) -> Pin:
+def test_rows(layout: Layout) -> frozenset[str]:
+    """Return the ids of the rows that ingestion takes whatever its limit. Raises InputError for a damaged pin."""
+    return frozenset(_read(layout).get(TEST_ROWS, ()))
+
+
+def keep_test_rows(layout: Layout, ids: Iterable[str]) -> None:
+    """Write into the pin which rows ingestion takes whatever its limit. Raises InputError for a damaged pin."""
+    _write(layout, _read(layout) | {TEST_ROWS: sorted(ids)})
+
+
+def _pin(layout: Layout, params: Pipeline, commit: str | None, old: Pin | None) -> Pin:
     source = _pinned(params.source, commit)
     rows, found = _read_still(source, layout.root, tasks.load(params.task, "rows").COLUMNS)
     if not sum(rows.values()):
         raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
     parts = [{**part, "rows": rows[part["path"]]} for part in found]
     new = {**_section(params.source), "commit": commit, **_totals(parts), "files": parts}
-    write_file(layout.source_pin, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+    if old and TEST_ROWS in old:
+        new[TEST_ROWS] = old[TEST_ROWS]
+    _write(layout, new)
     return new
+
+
+def _write(layout: Layout, pin: Pin) -> None:
+    write_file(layout.source_pin, json.dumps(pin, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_still(source: Source, root: Path, columns: Any) -> tuple[dict[str, int], list[Pin]]:
@@ -154,6 +175,7 @@ def _read(layout: Layout) -> Pin:
         pin = json.loads(layout.source_pin.read_text(encoding="utf-8"))
         whole = all(key in pin for key in ("uri", "commit", "rows", "bytes", "sha256"))
         whole = whole and all({"path", "bytes", "sha256"} <= part.keys() for part in pin["files"])
+        whole = whole and all(isinstance(row, str) for row in pin.get(TEST_ROWS, []))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:

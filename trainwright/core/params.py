@@ -203,7 +203,8 @@ class FromScratch(Section):
 
 
 class Ingestion(Section):
-    """`limit` takes the rows of the smallest content hashes, spread over all groups: always the same ones."""
+    """`limit` takes the rows of the smallest content hashes, spread over all groups: always the same ones. A retrain
+    takes the frozen test rows of the version in use first."""
 
     limit: POSITIVE | None = None
     max_bad_share: SHARE = 0.01  # a larger share of rows in quarantine stops the run
