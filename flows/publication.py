@@ -21,6 +21,7 @@ from typing import Any
 from flows import dvc, dvc_lock, git, ledger, registry
 from flows.registry import Act, Bump, Version
 from flows.workspace import Workspace, held, workspace
+from trainwright import pins
 from trainwright.champion import Verdict
 from trainwright.core import layout
 from trainwright.core.errors import Fault, InputError, MachineryError, RefusedError
@@ -229,7 +230,7 @@ def _version(
         "frozen": {"line": frozen.line, "values": verdict.values},
         "decision": {**verdict.as_dict(), "frozen": {"line": frozen.line, "rows": len(frozen.ids)}},
         "scores": {split: _headline(metrics, split) for split in metrics},
-        "pins": {path: json.loads(text) for path in _pins(name) if (text := _text(space.root / path))},
+        "pins": {path: _pin(text) for path in _pins(name) if (text := _text(space.root / path))},
         "went_through": _went_through(Layout(space.root, name), _of(own, name)),
     }
     contents: dict[str, bytes | None] = {"dvc.lock": dvc_lock.text({**kept, **own}).encode()}
@@ -248,6 +249,11 @@ def _version(
     contents |= {f"{_published(name)}/{file}": text.encode() for file, text in files.items()}
     message = f"{name} {version}\n\n{verdict.words}"
     return git.make_commit(space.home, space.commit, contents, [space.commit], message), tuple(own)
+
+
+def _pin(text: str) -> dict[str, Any]:
+    """A pin without the ids of rows, which may be many and stand in the pin itself."""
+    return {key: value for key, value in json.loads(text).items() if key != pins.TEST_ROWS}
 
 
 def _went_through(here: Layout, entries: Mapping[str, str]) -> dict[str, Any]:
