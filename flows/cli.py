@@ -119,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     command = adding(parser, "command")
     _for_work(command)
     _for_operation(command)
-    models = command("models", None, "list the published versions of models, put one in use, go back to the one before")
+    models = command(
+        "models", None, "list the published versions of models, get one, put one in use, or the one before"
+    )
     _for_versions(adding(models, "act"), command)
     return parser
 
@@ -223,6 +225,9 @@ def _for_versions(act: Add, command: Add) -> None:
     rollback.add_argument("name", metavar="NAME", help="the pipeline")
     for sub in (promote, rollback):
         sub.add_argument("--why", default="", metavar="WORDS", help="the reason, for the ledger")
+    get = act("get", _models_get, "bring the files of a published model into a new folder, each verified")
+    get.add_argument("version", metavar="NAME[@VERSION]", help="such as sample-qa@v1.3.0; of a name, the one in use")
+    get.add_argument("folder", metavar="FOLDER", type=Path, help="the folder to make, for `trainwright predict` say")
     accept = command("accept", _accept, "take the results of the version in use for new code that changes none of them")
     accept.usage = "%(prog)s NAME --why WORDS [--new-line]"
     accept.add_argument("name", metavar="NAME", help="the pipeline")
@@ -477,6 +482,21 @@ def _models_rollback(arguments: argparse.Namespace) -> int:
     from flows import registry
 
     _say(registry.rollback(root, arguments.name, arguments.why))
+    return 0
+
+
+def _models_get(arguments: argparse.Namespace) -> int:
+    folder = arguments.folder.expanduser().absolute()  # before the project's root becomes the current folder
+    root = _root()
+    from flows.workspace import require_name
+
+    name, at, version = arguments.version.partition("@")
+    require_name(name)
+    if at and not version:
+        raise InputError(Fault(arguments.version, "there is no version after @", f"Write {name}@v1.0.0, or {name}."))
+    from flows import download
+
+    _say(download.get(root, name, version, folder))
     return 0
 
 

@@ -245,6 +245,22 @@ def following(root: Path, name: str, bump: Bump) -> str:
     return f"v{number}"
 
 
+def find(root: Path, name: str, version: str) -> Version:
+    """The version of a pipeline by its number, or with "" the one in use, as the remote has it now.
+
+    Raises InputError where there is none or its data are removed, MachineryError where the remote cannot be reached.
+    """
+    fetch(root, name)
+    chosen = _version(root, name, version) if version else in_use(root, name)
+    if chosen is None:
+        if not versions(root, name):
+            raise InputError(_unpublished(root, name))
+        remedy = f"Name one: {name}@vX.Y.Z, of those that `trainwright models list {name}` shows."
+        raise InputError(Fault(name, "no version of it is in use", remedy))
+    _require_data(root, chosen)
+    return chosen
+
+
 def promote(root: Path, name: str, version: str, why: str = "") -> str:
     """Put a version in use: one tag, pushed. Returns what was done, in words.
 
