@@ -165,6 +165,9 @@ def _for_work(command: Add) -> None:
     predict.epilog = "INPUT is read as the files were that MODEL was trained on, unless a flag says otherwise."
     _for_reading(predict, "INPUT")
     predict.add_argument("--quoted", choices=["true", "false"], help="whether cells of INPUT may stand in quotes")
+    predict.add_argument(
+        "--documents", choices=["blank-lines", "lines"], help="what ends a text of INPUT, where it is plain text"
+    )
 
 
 def _for_reading(command: argparse.ArgumentParser, file: str) -> None:
@@ -516,7 +519,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     from trainwright.engine.asked import Wish
 
     quoted = None if arguments.quoted is None else arguments.quoted == "true"
-    wish = Wish(arguments.format, tuple(arguments.column), _header(arguments), arguments.delimiter, quoted)
+    wish = Wish(
+        arguments.format, tuple(arguments.column), _header(arguments), arguments.delimiter, quoted, arguments.documents
+    )
     predicted, faults = predict_file(arguments.model, arguments.input, arguments.output, wish, _complain)
     for fault in faults[:SHOWN]:
         _complain(str(fault))

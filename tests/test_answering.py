@@ -96,18 +96,21 @@ def test_json_lines_and_csv_hold_every_row_in_the_order_of_the_file_with_spans_o
     assert whole == {str(one["row"]): one["prediction"] for one in found}
 
 
-def test_rows_of_one_id_each_have_their_prediction_and_json_says_its_keys(model, tmp_path):
+def test_rows_of_one_id_each_have_their_prediction_and_what_is_cut_is_said(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "_cut", lambda _: {1})
     lines = ["id,context,question", "a,The mill.,Who?", "a,The river.,Who?", "b,A stone.,Who?"]
     (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
     said: list[str] = []
     answering.predict_file(model, tmp_path / "in.csv", tmp_path / "out.json", say=said.append)
     assert list(json.loads((tmp_path / "out.json").read_text())) == ["1", "2", "3"]
     assert [line.partition(": ")[2] for line in said] == [
-        "not every row has an id that no other has, so the keys are the rows' numbers"
+        "1 of 3 rows have more text than the model reads, and were cut",
+        "not every row has an id that no other has, so the keys are the rows' numbers",
     ]
     answering.predict_file(model, tmp_path / "in.csv", tmp_path / "out.jsonl")
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [(one["id"], one["row"]) for one in found] == [("a", 1), ("a", 2), ("b", 3)]
+    told = [(one["id"], one["row"], one["truncated"]) for one in found]
+    assert told == [("a", 1, False), ("a", 2, True), ("b", 3, False)]
 
 
 def test_a_form_that_is_none_is_refused_with_those_that_are(model, tmp_path):

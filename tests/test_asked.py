@@ -61,6 +61,9 @@ def test_what_a_person_says_goes_before_what_is_stored(tmp_path: Path) -> None:
     assert found.rows["text"].to_pylist() == ["a"]
     quoted = read(tmp_path / "in.csv", '1;x;"a"\n', reading(PIN), quoted=True)
     assert quoted.rows["text"].to_pylist() == ["a"]
+    lines = {"format": "text", "documents": "lines", "suffixes": [".txt"]}
+    for options, wish, count in ((lines, {}, 2), ({}, {}, 1), (lines, {"documents": "blank-lines"}, 1)):
+        assert len(read(tmp_path / "in.txt", "a\nb\n", options, "mlm", **wish).places) == count
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Wish:
     header: tuple[str, ...] = ()
     delimiter: str | None = None
     quoted: bool | None = None
+    documents: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def _source(part: Any, path: Path, options: Mapping[str, Any], wish: Wish) -> tu
     names = OF_ALL + (OF_SOME if form == options.get("format") else ())
     settings = {name: options[name] for name in names if options.get(name) is not None}
     settings |= {"header": list(wish.header)} if wish.header else {}
-    settings |= {"delimiter": wish.delimiter} if wish.delimiter else {}
-    settings |= {"quoted": wish.quoted} if wish.quoted is not None else {}
+    said = {"delimiter": wish.delimiter, "quoted": wish.quoted, "documents": wish.documents}
+    settings |= {name: value for name, value in said.items() if value is not None}
     gold = _gold(part, options)
     mapped = {ours: theirs for ours, theirs in settings.get("columns", {}).items() if _is_read(part, ours)}
     for pair in wish.columns:
