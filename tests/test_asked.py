@@ -112,6 +112,12 @@ def test_texts_are_cleaned_and_those_of_which_nothing_is_left_are_named(tmp_path
     assert (number, fault.row, fault.reason) == (2, "line 2", "once it is cleaned, the row has an empty text")
 
 
+def test_texts_go_before_the_tokens_that_a_tool_has_written_beside_them(tmp_path: Path) -> None:
+    row = {"text": "Ada in Rom", "tokens": [{"text": "Ada", "start": 0}], "spans": [{"start": 0, "end": 3}]}
+    found = read(tmp_path / "in.jsonl", json.dumps(row) + "\n", {}, "ner")
+    assert (found.rows["text"].to_pylist(), found.faults) == (["Ada in Rom"], {})
+
+
 @pytest.mark.parametrize("task", ["classification", "ner", "qa", "mlm", "clm", "seq2seq"])
 def test_a_file_without_any_sound_row_names_them_all(task: str, tmp_path: Path) -> None:
     lines = ["text,source,context,question", " , , , ", "\u200b,\u200b,\u200b,\u200b"]

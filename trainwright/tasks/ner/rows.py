@@ -92,8 +92,8 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     """
     _require(table, file, answered)
     found: Faults = {}
-    _check_values(table, found)
-    if _has_tokens(table.column_names):
+    _check_values(table, found, answered)
+    if _has_tokens(table.column_names, answered):
         columns, tokens = _joined(table, found)
         entities = _tagged(table, tokens, found) if answered else _none()
         entities = _trimmed(entities, columns["text"], "tags", found)
@@ -123,7 +123,7 @@ def _require(table: pa.Table, file: str, answered: bool) -> None:
     if not {"tokens", "text"} & set(have):
         remedy = f"{nearest('text', known)} Name it so, or map it: source.columns: {{text: THE_COLUMN}}."
         raise InputError(Fault(file, "there is neither a column 'text' nor 'tokens'", remedy, field="text"))
-    needed = "tags" if _has_tokens(have) else "spans"
+    needed = "tags" if _has_tokens(have, answered) else "spans"
     if answered and needed not in have:
         other = next((name for name in ("label", "labels", "entities") if name in known), None)
         if needed == "spans" and other:
@@ -134,18 +134,20 @@ def _require(table: pa.Table, file: str, answered: bool) -> None:
         raise InputError(Fault(file, f"there is no column {needed!r} beside {beside!r}", remedy, field=needed))
 
 
-def _has_tokens(columns: list[str]) -> bool:
-    """Whether rows come as tokens and tags. Text and spans go first where tokens have no tags, as tools export them."""
-    return "tokens" in columns and ("tags" in columns or not {"text", "spans"} <= {*columns})
+def _has_tokens(columns: list[str], answered: bool) -> bool:
+    """Whether rows come as tokens and tags. Text and spans go first where tokens have no tags, as tools export them;
+    a text without either goes first where neither is wanted."""
+    text = {"text", "spans"} if answered else {"text"}
+    return "tokens" in columns and ("tags" in columns or not text <= {*columns})
 
 
-def _check_values(table: pa.Table, found: Faults) -> None:
+def _check_values(table: pa.Table, found: Faults, answered: bool) -> None:
     """What could not be read, and splits that are unknown or missing."""
     if "problem" in table.column_names:
         problems = _whole(table, "problem")
         for row in _indices(problems.is_valid()).tolist():
             problem = problems[row].as_py()
-            if problem["field"] == "tokens" and not _has_tokens(table.column_names):
+            if problem["field"] == "tokens" and not _has_tokens(table.column_names, answered):
                 continue  # nothing reads them
             _note(found, [row], problem["field"], problem["reason"], "Mend the value.")
     declared = _strings(table, "split")
