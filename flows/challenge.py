@@ -13,7 +13,7 @@ from flows.workspace import Workspace, workspace
 from trainwright import champion
 from trainwright.champion import Side, TestSet, Verdict
 from trainwright.core import layout, params, tasks
-from trainwright.core.errors import MachineryError
+from trainwright.core.errors import Fault, InputError, MachineryError
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 from trainwright.operations import Publication
@@ -32,7 +32,7 @@ def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publicati
     metrics = json.loads((here.stage("postprocessing") / "metrics.json").read_text(encoding="utf-8"))
     registry.require_sound_use(space.home, name)
     known = registry.seen(space.home, name)
-    now = registry.in_use(space.home, name)
+    now = champion_of(space.home, name)
     if now is None:
         return replace(champion.judge(settings, challenger, [], None, [], metrics), known=known)
     test_set = frozen(space.home, now)
@@ -45,6 +45,20 @@ def compare(space: Workspace, name: str, pipeline: Pipeline, settings: Publicati
         learnt = _learnt(here, pipeline)
         verdict = champion.judge(settings, challenger, rivals, test_set, learnt, metrics, versions)
     return replace(verdict, known=known)
+
+
+def champion_of(home: Path, name: str) -> Version | None:
+    """The version in use, as this clone knows it; None if there has never been one.
+
+    Raises InputError if there are versions, or tags that put some in use, and none is in use: its tag is gone or wrong.
+    """
+    now = registry.in_use(home, name)
+    if now is None and (known := registry.seen(home, name)):
+        versions = registry.versions(home, name)
+        newest = versions[-1] if versions else f"{name}@VERSION"
+        remedy = f"Put one in use: trainwright models promote {newest}. `git tag --list` shows what is there."
+        raise InputError(Fault(name, f"no version is in use, though there are tags of some ({known[-1]})", remedy))
+    return now
 
 
 def side(here: Layout, name: str, pipeline: Pipeline) -> Side:

@@ -141,7 +141,7 @@ def _outputs(lock: bytes | None, name: str = "") -> dict[str, int]:
 
 def _fetch(root: Path) -> None:
     """Bring here all of the remote that may need data: versions, and the branches and experiments of others."""
-    git.fetch(root, "+refs/tags/*:refs/tags/*", f"+refs/heads/*:refs/remotes/{git.remote(root)}/*")
+    git.fetch(root, "refs/tags/*:refs/tags/*", f"+refs/heads/*:refs/remotes/{git.remote(root)}/*")
     git.fetch(root, "+refs/exps/*:refs/trainwright/exps/*", prune=True)
 
 

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import psutil
@@ -67,6 +69,10 @@ class GitError(MachineryError):
 
 class ProtectedError(GitError):
     """The remote lets nobody push to a branch: it is protected."""
+
+
+class MovedTagError(InputError):
+    """A tag of a version is not what it was here, or is gone at the remote."""
 
 
 class OvertakenError(GitError):
@@ -331,14 +337,17 @@ def fetch(root: Path, *refspecs: str, prune: bool = False) -> set[str]:
     """Bring what `refspecs` name of the remote here. Returns the refs of this clone that would be of something which
     the remote does not have, or no longer: they are left as they are. With `prune` those that a `*` stands for go.
 
-    Raises MachineryError where the remote cannot be reached.
+    A tag that is here never moves. Raises MovedTagError if a tag of a version (`NAME@…`, `NAME#…`) has moved at the
+    remote, MachineryError where the remote cannot be reached.
     """
     name = remote(root)
     if name is None:
         raise InputError(Fault(str(root), "there is no Git remote", REMEDY))
-    there = {line.split("\t")[1] for line in git(root, "ls-remote", name).splitlines()}
+    there = remote_refs(root, name)
     wanted = [spec for spec in refspecs if "*" in spec or spec.lstrip("+").partition(":")[0] in there]
     missing = {spec.partition(":")[2] for spec in refspecs if spec not in wanted}
+    if any("refs/tags/" in spec for spec in refspecs):
+        wanted += [f"^refs/tags/{tag}" for tag in _moved_tags(root, name, there, refspecs)]
     how = ("--quiet", "--no-tags", "--no-write-fetch-head", "--prune" if prune else "--no-prune")
     for attempt in tries() if wanted else ():
         with attempt:
@@ -351,6 +360,41 @@ def fetch(root: Path, *refspecs: str, prune: bool = False) -> set[str]:
                 _forget_unmade(root)
                 raise OvertakenError(str(error)) from None
     return missing
+
+
+def remote_refs(root: Path, name: str) -> dict[str, str]:
+    """The refs of a remote, each with the name of its object. Raises MachineryError if it cannot be reached."""
+    lines = git(root, "ls-remote", name).splitlines()
+    return {ref: value for value, _, ref in (line.partition("\t") for line in lines)}
+
+
+def _moved_tags(root: Path, name: str, there: Mapping[str, str], refspecs: Sequence[str]) -> list[str]:
+    """The tags that are another object at the remote than here. Raises MovedTagError if one is of a version that
+    `refspecs` name."""
+    listed = git(root, "for-each-ref", "--format=%(objectname) %(refname:strip=2)", "refs/tags")
+    here = [line.partition(" ") for line in listed.splitlines()]
+    moved = [tag for value, _, tag in here if there.get(f"refs/tags/{tag}", value) != value]
+    wanted = [spec.lstrip("+").partition(":")[0].removeprefix("refs/tags/") for spec in refspecs]
+    ours = [tag for tag in moved if ("@" in tag or "#" in tag) and any(fnmatchcase(tag, each) for each in wanted)]
+    if ours:
+        tag = f"{name} {quote(f'refs/tags/{ours[0]}')}"
+        remedy = (
+            "Find out who moved it and which one is right. To put this clone's back: "
+            f"git push --force {tag}. To take the remote's: git tag -d {quote(ours[0])}."
+        )
+        raise MovedTagError(*(Fault(each, f"this tag has moved at the remote {name}", remedy) for each in ours[:1]))
+    return moved
+
+
+def require_tags(root: Path, tags: Sequence[str]) -> None:
+    """Raise MovedTagError if one of these tags of this clone is gone at its remote."""
+    name = remote(root)
+    there = remote_refs(root, name) if name and tags else {}
+    for tag in (tag for tag in tags if name and f"refs/tags/{tag}" not in there):
+        remedy = (
+            f"To put it back: git push {name} refs/tags/{quote(tag)}. If it is gone for good: git tag -d {quote(tag)}."
+        )
+        raise MovedTagError(Fault(tag, f"this tag is gone at the remote {name}", remedy))
 
 
 def _forget_unmade(root: Path) -> None:

@@ -89,7 +89,7 @@ def fetch(home: Path, branch: str) -> str | None:
     Raises MachineryError where the remote cannot be reached.
     """
     ours = _ours(home, branch)
-    if ours in git.fetch(home, f"+refs/heads/{branch}:{ours}", "+refs/tags/*:refs/tags/*") and git.commit(home, ours):
+    if ours in git.fetch(home, f"+refs/heads/{branch}:{ours}", "refs/tags/*:refs/tags/*") and git.commit(home, ours):
         git.set_ref(home, ours, None)  # somebody took it away, as one is that was merged
     return git.commit(home, ours)
 
@@ -278,6 +278,9 @@ def _deliver(home: Path, project: dvc.Project, ready: Ready) -> tuple[Version, s
         if where is None:
             project.deliver(ready.stages, _whole_before(home, ready))
             where = _move(home, ready)
+    except git.MovedTagError as error:
+        _keep(home, replace(ready, waits=str(error)))
+        raise
     except (dvc.DamagedError, RefusedError, InputError):
         _forget(home, ready)
         raise

@@ -227,7 +227,7 @@ def known(root: Path) -> list[str]:
 def fetch(root: Path, name: str | None = None) -> None:
     """Bring the remote's versions of a pipeline, or of all, here. Raises MachineryError where it cannot be reached."""
     patterns = [f"{name}@*", f"{name}#{STAGE}#*"] if name else ["*"]
-    git.fetch(root, *(f"+refs/tags/{pattern}:refs/tags/{pattern}" for pattern in patterns))
+    git.fetch(root, *(f"refs/tags/{pattern}:refs/tags/{pattern}" for pattern in patterns))
 
 
 def following(root: Path, name: str, bump: Bump) -> str:

@@ -162,7 +162,7 @@ class Retrain:
             for words in (*registry.unsound(self.home, self.name), *ledger.unreadable(self.home, self.name)):
                 self.terminal.say(f"{self.name}: {words}")
             registry.require_sound_use(self.home, self.name)
-            self.in_use = registry.in_use(self.home, self.name)
+            self.in_use = challenge.champion_of(self.home, self.name)
             publication.restore(space, self.name, what, head)
             for pipeline in what.chain(self.name):
                 bring_sources(space, what.pipelines[pipeline])
@@ -204,11 +204,14 @@ class Retrain:
         """The head of the published branch, brought here; where the remote is away, as it was brought here last."""
         branch = self.running.of(self.name).publication.branch
         try:
-            return publication.fetch(self.home, branch)
+            known = registry.seen(self.home, self.name)  # before, since another retrain may publish meanwhile
+            head = publication.fetch(self.home, branch)
+            git.require_tags(self.home, known)
+            return head
         except MachineryError as error:
             self.terminal.say(f"{self.name}: going on with what was fetched last: {error}")
-            known = publication.state(self.home, branch)
-            return known.head if known else None
+            state = publication.state(self.home, branch)
+            return state.head if state else None
 
     def _name_what_differs(self) -> None:
         self.differs = git.changed(self.home)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Toy
 
-from flows import dvc, dvc_lock, git, ledger, publication, registry
+from flows import challenge, dvc, dvc_lock, git, ledger, publication, registry
 from flows.publication import PUBLISHED, UNPUBLISHED, Ready
 from flows.workspace import Workspace, workspace
 from trainwright import operations
@@ -300,6 +300,51 @@ def test_of_two_publications_of_one_pipeline_one_wins_and_the_other_says_so(proj
     found = registry.in_use(project.root, "one")
     assert found is not None and found.version == "v1.1.0"
     assert publication.waiting(project.root) == {}
+
+
+def test_a_tag_that_moved_or_went_at_the_remote_stops_the_run_with_its_name(project: Toy, remote: Path) -> None:
+    publish(project)
+    publish(project, "two")
+    publish(project, data="better\n")
+    right, other = (git.git(remote, "rev-parse", f"refs/tags/one#prod#{number}") for number in (2, 1))
+    git.git(project.root, "tag", "mine")
+    git.git(remote, "update-ref", "refs/tags/mine", right)  # a tag of no version is a person's own
+    git.git(remote, "update-ref", "refs/tags/one#prod#2", other)
+    registry.fetch(project.root, "two")
+    for fetch in (lambda: registry.fetch(project.root, "one"), lambda: publication.fetch(project.root, "published")):
+        with pytest.raises(git.MovedTagError, match="one#prod#2") as error:
+            fetch()
+        assert "git push --force origin 'refs/tags/one#prod#2'" in str(error.value)
+    assert git.git(project.root, "rev-parse", "refs/tags/one#prod#2") == right
+    assert git.git(project.root, "rev-parse", "mine") == git.head(project.root)
+    git.git(remote, "update-ref", "-d", "refs/tags/one#prod#2")
+    publication.fetch(project.root, "published")
+    with pytest.raises(git.MovedTagError, match=r"one#prod#2.* is gone at the remote"):
+        git.require_tags(project.root, registry.seen(project.root, "one"))
+    git.require_tags(project.root, registry.seen(project.root, "two"))
+
+
+def test_what_is_ready_stays_so_while_a_tag_is_not_as_it_was(project: Toy, remote: Path) -> None:
+    publish(project)
+    right = git.git(remote, "rev-parse", "refs/tags/one#prod#1")
+    with workspace(project.root, "one", git.head(project.root)) as space:
+        tool, judged = made(space, "one", "better\n"), verdict(project.root, "one")
+        git.git(remote, "update-ref", "refs/tags/one#prod#1", git.head(project.root))
+        with pytest.raises(git.MovedTagError):
+            publication.publish(space, "one", WHAT, RUNNING, tool, judged, {})
+    assert "one#prod#1" in publication.why(project.root, "one")
+    git.git(remote, "update-ref", "refs/tags/one#prod#1", right)
+    assert "one@v1.1.0" in publication.finish(project.root, "one", lambda _: None)
+
+
+def test_versions_of_which_none_is_in_use_are_no_first_version(project: Toy) -> None:
+    assert challenge.champion_of(project.root, "one") is None
+    version, _ = publish(project)
+    assert challenge.champion_of(project.root, "one") == registry.in_use(project.root, "one")
+    git.git(project.root, "tag", "--delete", "one#prod#1")
+    with pytest.raises(InputError, match=r"models promote one@v1\.0\.0"):
+        challenge.champion_of(project.root, "one")
+    assert version.version == "v1.0.0"
 
 
 def merge(project: Toy) -> None:
