@@ -280,8 +280,11 @@ def _add(arguments: argparse.Namespace) -> int:
     if file:
         return _add_file(root, file, arguments)
     from flows import recipes
+    from trainwright import pins
 
     added = recipes.add(root, arguments.recipe, arguments.name)
+    for name in added:
+        pins.begin(Layout(root, name))
     are = "a pipeline" if len(added) == 1 else "the pipelines"
     _say(
         f"params.yaml has {are} {', '.join(added)} now. Next: trainwright check {added[0]}, trainwright run {added[0]}"
@@ -291,12 +294,14 @@ def _add(arguments: argparse.Namespace) -> int:
 
 def _add_file(root: Path, file: Path, arguments: argparse.Namespace) -> int:
     from flows import proposal
+    from trainwright import pins
 
     wish = proposal.Wish(
         file, arguments.task, arguments.name, arguments.format, tuple(arguments.column), _header(arguments),
         arguments.delimiter, arguments.language,
     )  # fmt: skip
     name, lines = proposal.add(root, wish)
+    pins.begin(Layout(root, name))
     for line in lines:
         _say(line)
     _say(f"Next: trainwright check {name}, then trainwright run {name}. To change what it does, edit params.yaml.")

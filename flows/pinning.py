@@ -49,8 +49,8 @@ def refresh(layout: Layout, params: Pipeline) -> list[str]:
 def source_unpinned(layout: Layout, params: Pipeline) -> str:
     """Why the source's pin does not speak of the source that params.yaml names; empty where it does."""
     pin = _read(layout.source_pin)
-    if pin is None:
-        return "" if layout.source_pin.exists() else "the source has no pin yet"
+    if not pin:
+        return "" if pins.is_pinned(layout) else "the source has no pin yet"
     wanted = params.source.model_dump(mode="json")
     changed = [name for name, value in wanted.items() if name not in pin or pin[name] != value]
     return f"params.yaml names another source ({', '.join(changed)})" if changed else ""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fixtures.hub import Hub, serving
 
+from flows import pinning
 from trainwright import pins
 from trainwright.core import params
 from trainwright.core.errors import Fault, InputError
@@ -110,6 +111,18 @@ def test_refresh_takes_the_new_bytes_and_gives_the_old_pin_back(csv: tuple[Layou
     assert old == first
     assert (old["rows"], new["rows"]) == (2, 3)
     pins.verify(*csv)
+
+
+def test_a_pin_that_is_yet_to_be_made_is_none_and_names_the_command(csv: tuple[Layout, Pipeline]) -> None:
+    layout, pipeline = csv
+    pins.begin(layout)
+    assert not pins.is_pinned(layout) and pinning.source_unpinned(layout, pipeline) == "the source has no pin yet"
+    fault = refused(layout, pipeline)
+    assert fault.reason == "the source has no pin yet" and "`trainwright refresh sample-qa`" in fault.remedy
+    assert pins.refresh(layout, pipeline)[0] is None
+    made = layout.source_pin.read_bytes()
+    pins.begin(layout)
+    assert layout.source_pin.read_bytes() == made
 
 
 def test_a_pin_keeps_its_test_rows_when_the_source_grows(csv: tuple[Layout, Pipeline]) -> None:

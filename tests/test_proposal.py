@@ -10,7 +10,9 @@ from conftest import ROOT
 from fixtures.repository import trainwright
 
 from flows import source_check
+from trainwright import pins
 from trainwright.core import params
+from trainwright.core.layout import Layout
 
 
 def article(n: int) -> dict[str, object]:
@@ -81,6 +83,8 @@ def test_a_file_becomes_a_pipeline_that_a_run_takes(
     assert all(line in rest for line in before.splitlines())
     pipeline = params.load(project / "params.yaml").pipeline("mine")
     assert (pipeline.task, pipeline.source.columns) == (task, columns)
+    layout = Layout(project, "mine")
+    assert layout.source_pin.exists() and not pins.is_pinned(layout)  # so that `dvc repro` gets as far as ingestion
     for ours, theirs in columns.items():
         assert f"{theirs} is taken as {ours}" in said.stdout
     told: list[str] = []

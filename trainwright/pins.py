@@ -25,7 +25,23 @@ from trainwright.sources import hub
 Pin = dict[str, Any]
 TRIES = 2
 TEST_ROWS = "test_rows"
+UNPINNED = b"{}"  # the content of a pin that is yet to be made
 NAMED = ("uri", "format", "revision", "configuration", "splits")  # what of a source decides which bytes are read
+
+
+def is_pinned(layout: Layout) -> bool:
+    """Return whether the source has a pin, be it a damaged one."""
+    path = layout.source_pin
+    return path.exists() and not (path.is_file() and path.read_bytes().strip() == UNPINNED)
+
+
+def begin(layout: Layout) -> None:
+    """Write a file in the place of a pin that is yet to be made, unless there is one.
+
+    Without the file a plain `dvc repro` ends before ingestion, which says how to make the pin.
+    """
+    if not layout.source_pin.exists():
+        write_file(layout.source_pin, f"{UNPINNED.decode()}\n")
 
 
 def refresh(layout: Layout, params: Pipeline) -> tuple[Pin | None, Pin]:
@@ -33,7 +49,7 @@ def refresh(layout: Layout, params: Pipeline) -> tuple[Pin | None, Pin]:
 
     Raises InputError where the source cannot be read, and then leaves the pin as it was.
     """
-    old = _read(layout) if layout.source_pin.exists() else None
+    old = _read(layout) if is_pinned(layout) else None
     commit = hub.resolve(params.source) if params.source.format == "hub" else None
     return old, _pin(layout, params, commit, old)
 
@@ -44,7 +60,7 @@ def follow(layout: Layout, params: Pipeline) -> Pin:
     Where the edit left alone what decides the bytes (it named the licence, or mapped a column), they must be those of
     the old pin, a Hub data set's at the old commit: only `refresh` takes others. Raises InputError as `refresh` does.
     """
-    old = _read(layout) if layout.source_pin.exists() else None
+    old = _read(layout) if is_pinned(layout) else None
     section = _section(params.source)
     if old is None or any(old.get(name) != section[name] for name in NAMED):
         return refresh(layout, params)[1]
@@ -99,7 +115,7 @@ def verify(layout: Layout, params: Pipeline) -> Source:
     """
     remedy = _remedy(layout)
     name = layout.source_pin.relative_to(layout.root).as_posix()
-    if not layout.source_pin.exists():
+    if not is_pinned(layout):
         raise InputError(Fault(name, "the source has no pin yet", remedy))
     pin = _read(layout)
     bare = _section(
