@@ -267,6 +267,18 @@ def test_text_and_spans_go_before_tokens_without_tags(tmp_path):
     assert (entities(row), faults) == ([("Ada", "PER")], [])
 
 
+def test_rejected_and_skipped_annotations_are_no_gold(tmp_path):
+    answers = ["accept", "reject", "ignore", None, 3, "", True]
+    rows = [{"id": str(n), "text": "Ada", "spans": [span(0, 3)], "answer": answer} for n, answer in enumerate(answers)]
+    found, faults = jsonl(tmp_path, *rows)
+    assert [row["id"] for row in found] == ["0", "3", "4", "5", "6"]
+    assert [(fault.id, fault.field, fault.reason) for fault in faults] == [
+        ("1", "answer", "the annotation has the answer 'reject'"),
+        ("2", "answer", "the annotation has the answer 'ignore'"),
+    ]
+    assert len(jsonl(tmp_path, *rows, answered=False)[0]) == 7
+
+
 def test_a_source_without_spans_or_tags_is_refused_but_for_prediction(tmp_path):
     with pytest.raises(InputError, match="no column 'spans' beside 'text'"):
         jsonl(tmp_path, {"text": "Ada", "span": []})

@@ -2,8 +2,8 @@
 
 A source brings tokens and tags (BIO, IOB1, BIOES or BILOU; `tokens` and `tags`, lists of strings) or `text` and
 `spans` ([{start, end, label}] or [[start, end, label]], in any order; offsets in characters, `end` one past the last).
-A span's own `text` is compared. Where tokens have no tags, text and spans are read and tokens are not. `id`, `group`
-(a document) and `split` may be absent.
+A span's own `text` is compared. Where tokens have no tags, text and spans are read and tokens are not. A row whose
+`answer` is "reject" or "ignore" is left out. `id`, `group` (a document), `split` and `answer` may be absent.
 
 Tokens are joined to a text: by nothing where both neighbours are of a script without spaces, or where the source's
 tokens are single characters, else by a space. How a row's tokens were joined is recorded in `token_start` and
@@ -47,7 +47,7 @@ IDENTITY = ("text",)
 MAIN = ("text",)
 GROUP = "group"
 QUESTIONS: tuple[str, ...] = ()
-GOLD = ("spans", "tags")
+GOLD = ("spans", "tags", "answer")
 SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("label", pa.string())])
 SPAN_TEXT = pa.struct([*SPAN, ("text", pa.string())])
 COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
@@ -58,7 +58,9 @@ COLUMNS: Mapping[str, tuple[pa.DataType, ...]] = {
     "tokens": (STRINGS,),
     "tags": (STRINGS,),
     "split": (pa.string(),),
+    "answer": (pa.string(), pa.bool_(), pa.float64()),  # a person's, to the annotation of the row
 }
+REJECTING = ("reject", "ignore")  # what an annotation tool writes there for a row whose spans nobody confirmed
 TAG, SPAN_OF = ("tags", "token"), ("spans", "span")  # a column, and what one of its list is called
 SINGLE = 0.9  # from this share of tokens of one character on, tokens are characters
 # What other schemes call a tag, by what BIOES calls it.
@@ -93,6 +95,8 @@ def from_source(table: pa.Table, file: str, answered: bool = True) -> tuple[pa.T
     _require(table, file, answered)
     found: Faults = {}
     _check_values(table, found, answered)
+    if answered:
+        _leave_out_rejected(table, found)
     if _has_tokens(table.column_names, answered):
         columns, tokens = _joined(table, found)
         entities = _tagged(table, tokens, found) if answered else _none()
@@ -147,8 +151,9 @@ def _check_values(table: pa.Table, found: Faults, answered: bool) -> None:
         problems = _whole(table, "problem")
         for row in _indices(problems.is_valid()).tolist():
             problem = problems[row].as_py()
-            if problem["field"] == "tokens" and not _has_tokens(table.column_names, answered):
-                continue  # nothing reads them
+            unread = () if _has_tokens(table.column_names, answered) else ("tokens",)
+            if problem["field"] in (*unread, "answer"):
+                continue
             _note(found, [row], problem["field"], problem["reason"], "Mend the value.")
     declared = _strings(table, "split")
     known, absent = pc.is_in(declared, value_set=pa.array(tables.SPLITS)), pc.equal(declared, "")
@@ -156,6 +161,14 @@ def _check_values(table: pa.Table, found: Faults, answered: bool) -> None:
     _note(found, _indices(pc.invert(pc.or_(known, absent))), "split", "there is no such split", remedy)
     if pc.any(known).as_py():
         _note(found, _indices(absent), "split", "the split is missing, while other rows declare one", remedy)
+
+
+def _leave_out_rejected(table: pa.Table, found: Faults) -> None:
+    """Note rows whose annotation was rejected or skipped: their spans are no gold."""
+    answer = _strings(table, "answer")
+    for word in REJECTING:
+        remedy = "Remove the row, or allow more rows in quarantine: ingestion.max_bad_share."
+        _note(found, _indices(pc.equal(answer, word)), "answer", f"the annotation has the answer {word!r}", remedy)
 
 
 def _joined(table: pa.Table, found: Faults) -> tuple[dict[str, Any], _Entities]:
