@@ -1,5 +1,6 @@
 """`trainwright models get`: the model of a version, whole and verified, from the remote into a new folder."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
     for number in (0, 1):
         toy.write("in.txt", f"version {number}")
         dvc.Project(toy.root).reproduce("report@one", lambda _: None, 600)
+        toy.write("data/one/published/version.json", json.dumps({"version": f"v1.{number}.0"}))
         git(toy.root, "add", ".")
         git(toy.root, "commit", "-q", "-m", f"Version {number}")
         git(toy.root, "tag", "-a", f"one@v1.{number}.0", "-m", "published")
