@@ -235,3 +235,13 @@ def test_a_text_to_be_gone_on_from_is_taken_whole_and_has_no_end(made: tuple[Any
     predictions.write(found, tmp_path)
     written = json.loads((tmp_path / "predictions.json").read_text())
     assert written == dict(zip(some["id"].to_pylist(), found["prediction"].to_pylist(), strict=True))
+
+
+def test_texts_of_which_a_beginning_is_cut_are_known(made: tuple[Any, Any]) -> None:
+    tokenizer, network = made
+    params = Evaluation(new_tokens=7)
+    assert model.longest_beginning(network, params) == network.config.max_position_embeddings - 7
+    texts = ["The city of", "It was built in the year. " * 40, "A"]
+    sizes = [len(tokenizer(text)["input_ids"]) for text in texts]
+    found = blocks(table(texts, answered=False), tokenizer)
+    assert features.longer(found, PARAMS.block) == {at for at, size in enumerate(sizes) if size > PARAMS.block} == {1}

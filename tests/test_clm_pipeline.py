@@ -113,11 +113,13 @@ def test_a_published_model_goes_on_from_the_texts_of_a_file(kind, request, tmp_p
     texts = ["The city of", "A", "It was built in the year and then it was built again. " * 5]
     (tmp_path / "in.txt").write_text("\n\n".join(texts) + "\n")
     model = run.layout.stage("report") / "model"
-    answered, faults = answering.predict_file(model, tmp_path / "in.txt", tmp_path / "out.json")
+    said: list[str] = []
+    answered, faults = answering.predict_file(model, tmp_path / "in.txt", tmp_path / "out.json", say=said.append)
     assert (answered, faults) == (3, [])
+    assert ["1 of 3 rows have more text than the model reads" in line for line in said] == [True]
     found = json.loads((tmp_path / "out.json").read_text())
-    assert len(found) == 3
-    assert all(isinstance(said, str) for said in found.values())
+    assert list(found) == ["1", "2", "3"]
+    assert all(isinstance(text, str) for text in found.values())
     assert max(map(len, found.values())) >= 3
     import torch
     import transformers

@@ -148,6 +148,9 @@ def _predict(
         answered = predictions.predict(chunk, outputs, settings.postprocessing, settings.tuned)
         own, clean = file.texts.slice(start, CHUNK).to_pylist(), chunk[column].to_pylist()
         cut = _cut(table)
+        if hasattr(model_part, "longest_beginning"):  # a text that is gone on from is cut at its front
+            most = min(model_part.longest_beginning(model, settings.evaluation), settings.tokenization.block)
+            cut = features.longer(table, most)
         answers = []
         for place, found in enumerate(answered.to_pylist()):
             number = int(found["id"])

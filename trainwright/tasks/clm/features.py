@@ -98,6 +98,13 @@ def features(
     return pa.Table.from_pylist([_block(b, flat, losses, params, beginning) for b in blocks], schema=SCHEMA), faults
 
 
+def longer(blocks: pa.Table, most: int) -> set[int]:
+    """The rows of which blocks hold more than `most` tokens."""
+    owner = spans.whole(blocks["owner"])
+    first = np.repeat(blocks["row"].to_numpy().astype(np.int64), owner.value_lengths().to_numpy())
+    return set(np.flatnonzero(np.bincount(first + owner.flatten().to_numpy()) > most).tolist())
+
+
 def misaligned(rows: pa.Table, windows: pa.Table) -> pa.Array:
     """The ids of the texts whose tokens do not bring all characters but white space at the end."""
     count = np.zeros(rows.num_rows, dtype=np.int64)

@@ -115,13 +115,21 @@ def _losses(output: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {"loss": lost.cpu().numpy(), "right": (logits.argmax(dim=-1) == wanted).cpu().numpy()}
 
 
+def longest_beginning(model: Any, params: Any) -> int:
+    """How many tokens of a beginning are read, so that new ones have room; `params` is the evaluation section."""
+    return max(_positions(model) - int(params.new_tokens), 1)
+
+
+def _positions(model: Any) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
+
+
 def _continued(model: Any, beginnings: list[list[int]], tokenizer: Any, params: Any) -> list[str]:
     """What the model writes after each beginning, padded on the left so that all end together. A beginning that
     leaves no room in the model's positions is cut at its front. Sampling is seeded for each beginning by itself."""
     import torch
 
-    room = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    most = max(room - params.new_tokens, 1)
+    room, most = _positions(model), longest_beginning(model, params)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     sampling = {"do_sample": True, "temperature": params.temperature} if params.temperature else {"do_sample": False}
     step = 1 if params.temperature else params.batch_size
