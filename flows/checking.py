@@ -55,12 +55,13 @@ def alone(layout: Layout, params: Pipeline) -> Iterator[str]:
     if params.base_uri.startswith("folder:"):
         found["base model"] = params.base_uri.removeprefix("folder:")
     for what, uri in found.items():
-        if "://" not in uri and not git.knows(layout.root, uri):
+        if "://" not in uri and not any(git.knows(layout.root, path) for path in (uri, f"{uri}.dvc")):
             yield f"warning      a {what} on this machine alone: {uri} is not in Git, so no other machine can retrain"
 
 
 def _source(layout: Layout, params: Pipeline) -> tuple[str, int]:
     """How things stand with the source, and its bytes (0 where it is on the Hub)."""
+    pinning.bring(layout, params)
     on_hub = params.source.format == "hub"
     if reason := pinning.source_unpinned(layout, params):
         if on_hub:

@@ -450,6 +450,23 @@ def lend(home: Path, root: Path) -> None:
         raise InputError(Fault("dvc.yaml", f"DVC cannot read the project: {error}", SHOWS)) from error
 
 
+def bring_tracked(root: Path, paths: Iterable[str]) -> None:
+    """Bring here what is under `dvc add` and not here, from the cache, else from the remote.
+
+    Raises MachineryError if it is in neither or cannot be reached.
+    """
+    from trainwright import pins
+
+    missing = [path for path in paths if pins.tracked(root, path) and not (root / path).exists()]
+    for path in missing:
+        try:
+            Project(root).restore([f"{path}.dvc"])
+        except MachineryError as error:
+            words = f"{path}.dvc names object {pins.tracked(root, path)}, which cannot be brought here"
+            reason = " ".join(str(error).split())
+            raise MachineryError(f"{words}; on the machine that has it: `dvc push {path}.dvc`. {reason}") from None
+
+
 def size(folder: Path) -> int:
     """The bytes of the files below a folder; files that go meanwhile count nothing."""
     total = 0

@@ -9,10 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows import dvc
 from trainwright import pins
 from trainwright.core.layout import Layout
 from trainwright.core.params import Pipeline
 from trainwright.engine import base_model
+
+
+def bring(layout: Layout, params: Pipeline) -> None:
+    """Bring here the source that is under `dvc add` and not here. Raises MachineryError if DVC cannot."""
+    dvc.bring_tracked(layout.root, [params.source.uri, *params.source.splits.values()])
 
 
 def ensure(layout: Layout, params: Pipeline) -> list[str]:
@@ -20,6 +26,7 @@ def ensure(layout: Layout, params: Pipeline) -> list[str]:
 
     Raises InputError where a source or base model cannot be read, or has other bytes than its pin says.
     """
+    bring(layout, params)
     told = []
     if reason := source_unpinned(layout, params):
         told.append(f"{reason}: pinned {source_words(pins.follow(layout, params))}")
@@ -35,6 +42,7 @@ def ensure(layout: Layout, params: Pipeline) -> list[str]:
 
 def refresh(layout: Layout, params: Pipeline) -> list[str]:
     """Read source and base model again and move both pins. Returns what changed, in words."""
+    bring(layout, params)
     old_base = _read(layout.base_model_pin)
     old, new = pins.refresh(layout, params)
     base = base_model.pin(layout, params)

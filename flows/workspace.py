@@ -151,13 +151,17 @@ def require_known(root: Path, name: str) -> None:
 
 
 def bring_sources(space: Workspace, pipeline: Pipeline) -> None:
-    """Let the workspace see, where they are, the relative source and base model that Git does not know.
+    """Let the workspace see, where they are, the relative source and base model that neither Git nor DVC knows.
 
-    Those that Git knows are read as they are at the workspace's commit.
+    Those that Git knows, or that are under `dvc add`, are read as they are at the workspace's commit. Raises
+    MachineryError if DVC cannot bring one.
     """
     wanted = [pipeline.source.uri, *pipeline.source.splits.values()]
     if pipeline.base_uri.startswith("folder:"):
         wanted.append(pipeline.base_uri.removeprefix("folder:"))
+    from flows import dvc
+
+    dvc.bring_tracked(space.root, wanted)
     for uri in wanted:
         theirs, ours = space.home / uri, space.root / uri
         if not Path(uri).is_absolute() and theirs.exists() and not ours.exists():

@@ -139,6 +139,23 @@ def test_a_pin_keeps_its_test_rows_when_the_source_grows(csv: tuple[Layout, Pipe
         pins.test_rows(csv[0])
 
 
+def test_the_hash_of_a_source_under_dvc_add_is_part_of_the_pin(csv: tuple[Layout, Pipeline]) -> None:
+    layout, pipeline = csv
+    assert "dvc" not in pins.refresh(layout, pipeline)[1]
+    source = layout.root / f"{pipeline.source.uri}.dvc"
+    source.write_text(f"outs:\n- md5: {'a' * 32}\n  path: rows\n")
+    with pytest.raises(InputError, match="the pin nothing"):
+        pins.verify(layout, pipeline)
+    assert pins.refresh(layout, pipeline)[1]["dvc"] == {pipeline.source.uri: "a" * 32}
+    pins.verify(layout, pipeline)
+    source.write_text(f"outs:\n- md5: {'b' * 32}\n  path: rows\n")
+    with pytest.raises(InputError, match=r"b{32}.*`dvc checkout`"):
+        pins.verify(layout, pipeline)
+    source.write_text("outs: 3\n")
+    with pytest.raises(InputError, match="names no MD5"):
+        pins.verify(layout, pipeline)
+
+
 def test_a_source_that_cannot_be_read_leaves_the_pin(csv: tuple[Layout, Pipeline]) -> None:
     pins.refresh(*csv)
     before = csv[0].source_pin.read_bytes()

@@ -1,19 +1,21 @@
 """Checkouts of their own: what happens in one stays there, what happens outside does not reach it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, Toy, wait
 
-from flows import dvc, git
+from flows import checking, dvc, git
 from flows.workspace import bring_sources, held, override, require_changeable, sweep, turn, workspace
 from trainwright.core import params
-from trainwright.core.errors import InputError
+from trainwright.core.errors import InputError, MachineryError
 from trainwright.core.layout import Layout
 
 HOLDS = """
@@ -218,6 +220,32 @@ def test_a_source_that_git_does_not_know_is_read_where_it_is(project: Toy) -> No
     with workspace(project.root, "sample-qa", "HEAD") as space:
         bring_sources(space, params.load(space.root / "params.yaml").pipeline("sample-qa"))
         assert (space.root / "mine/rows.json").read_text() == "{}"
+
+
+def test_a_source_under_dvc_add_is_brought_everywhere(project: Toy) -> None:
+    """As its .dvc file says at the workspace's commit, whatever lies in the checkout."""
+    project.write("data/rows.jsonl", "{}\n")
+    home = dvc.Project(project.root)
+    home._command("add", "data/rows.jsonl")
+    git.git(project.root, "add", "--all")
+    git.git(project.root, "commit", "--quiet", "--message", "rows")
+    pipeline = SimpleNamespace(
+        source=SimpleNamespace(uri="data/rows.jsonl", splits={}, format="jsonl"), base_uri="package:none"
+    )
+    project.write("data/rows.jsonl", "{} edited\n")
+    with workspace(project.root, "toy", "HEAD") as space:
+        bring_sources(space, pipeline)  # type: ignore[arg-type]
+        assert (space.root / "data/rows.jsonl").read_text() == "{}\n"
+    assert list(checking.alone(Layout(project.root, "toy"), pipeline)) == []  # type: ignore[arg-type]
+    assert [node.name for node in home.graph("toy")] == ["cleaning@toy"]
+    assert home.changes("cleaning@toy", missing=False) == ["it has not run yet"]
+    (project.root / "data/rows.jsonl").unlink()
+    dvc.bring_tracked(project.root, ["data/rows.jsonl"])
+    assert project.read("data/rows.jsonl") == "{}\n"
+    (project.root / "data/rows.jsonl").unlink()
+    shutil.rmtree(project.root / ".dvc/cache")
+    with pytest.raises(MachineryError, match=r"rows\.jsonl\.dvc names object 8a80554c91d9fca8.* `dvc push data/rows"):
+        dvc.bring_tracked(project.root, ["data/rows.jsonl"])
 
 
 def test_a_file_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:

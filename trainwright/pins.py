@@ -2,7 +2,8 @@
 is the history of the data.
 
 A pin repeats the `source` section of params.yaml and adds `commit` (of a Hub data set, else null), `rows`, `bytes`,
-`sha256`, and `files` with the same of every file (of a Hub data set: of every split, as JSON Lines). It holds no
+`sha256`, and `files` with the same of every file (of a Hub data set: of every split, as JSON Lines). Of a source under
+`dvc add` it has the MD5 of each .dvc file too, as `dvc`. It holds no
 time, so that reading the same bytes again gives the same pin. A missing licence is "unknown", and says so.
 
 `test_rows` holds the ids of rows that ingestion takes whatever its limit: the frozen test rows of the version in use.
@@ -20,6 +21,7 @@ from trainwright.core import tasks
 from trainwright.core.errors import Fault, InputError
 from trainwright.core.layout import Layout, digest, write_file
 from trainwright.core.params import Pipeline, Source
+from trainwright.core.yaml_file import read_yaml
 from trainwright.sources import hub
 
 Pin = dict[str, Any]
@@ -86,6 +88,8 @@ def _pin(layout: Layout, params: Pipeline, commit: str | None, old: Pin | None) 
         raise InputError(Fault(source.uri, "holds no rows", "Name a source with at least one row."))
     parts = [{**part, "rows": rows[part["path"]]} for part in found]
     new = {**_section(params.source), "commit": commit, **_totals(parts), "files": parts}
+    if names := _tracked_parts(layout, params.source):
+        new["dvc"] = names
     if old and TEST_ROWS in old:
         new[TEST_ROWS] = old[TEST_ROWS]
     _write(layout, new)
@@ -126,8 +130,32 @@ def verify(layout: Layout, params: Pipeline) -> Source:
             reason = f"params.yaml says {value!r}, the pin {pin.get(field)!r}"
             raise InputError(Fault(name, reason, remedy, field=f"source.{field}"))
     source = _pinned(params.source, pin["commit"])
+    if (now := _tracked_parts(layout, params.source)) != pin.get("dvc", {}):
+        reason = f"DVC's files of the source name {now or 'nothing'}, the pin {pin.get('dvc') or 'nothing'}"
+        raise InputError(Fault(name, reason, f"Run `dvc checkout` if the files here are older. {remedy}"))
     _compare(source, pin, _parts(source, layout.root), remedy)
     return source
+
+
+def tracked(root: Path, path: str) -> str:
+    """The MD5 that the .dvc file beside a relative path names; "" if the path is not under `dvc add`.
+
+    Raises InputError if the .dvc file cannot be read.
+    """
+    file = root / f"{path}.dvc"
+    if Path(path).is_absolute() or "://" in path or not file.is_file():
+        return ""
+    content = read_yaml(file)
+    try:
+        return str(content["outs"][0]["md5"])
+    except (KeyError, IndexError, TypeError):
+        raise InputError(Fault(f"{path}.dvc", "names no MD5", f"Run `dvc add {path}`.")) from None
+
+
+def _tracked_parts(layout: Layout, source: Source) -> dict[str, str]:
+    """The MD5 of each path of a source that is under `dvc add`."""
+    paths = [source.uri, *source.splits.values()] if source.format != "hub" else []
+    return {path: md5 for path in paths if (md5 := tracked(layout.root, path))}
 
 
 def _pinned(source: Source, commit: str | None) -> Source:
