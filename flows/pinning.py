@@ -59,8 +59,7 @@ def source_unpinned(layout: Layout, params: Pipeline) -> str:
     pin = _read(layout.source_pin)
     if not pin:
         return "" if pins.is_pinned(layout) else "the source has no pin yet"
-    wanted = params.source.model_dump(mode="json")
-    changed = [name for name, value in wanted.items() if name not in pin or pin[name] != value]
+    changed = pins.differing(pin, params.source)
     return f"params.yaml names another source ({', '.join(changed)})" if changed else ""
 
 

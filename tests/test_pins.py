@@ -49,7 +49,9 @@ def csv(tmp_path: Path) -> tuple[Layout, Pipeline]:
 
 def test_the_repositorys_own_pin_is_current() -> None:
     layout = Layout(ROOT, "sample-qa")
-    pins.verify(layout, params.load(layout.params).pipeline("sample-qa"))
+    pipeline = params.load(layout.params).pipeline("sample-qa")
+    pins.verify(layout, pipeline)
+    assert pinning.source_unpinned(layout, pipeline) == pinning.base_unpinned(layout, pipeline) == ""
     pin = json.loads(layout.source_pin.read_text(encoding="utf-8"))
     questions = json.loads((ROOT / "data/sample/squad.json").read_text(encoding="utf-8"))["data"]
     assert pin["rows"] == sum(len(p["qas"]) for article in questions for p in article["paragraphs"])

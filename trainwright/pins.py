@@ -122,19 +122,21 @@ def verify(layout: Layout, params: Pipeline) -> Source:
     if not is_pinned(layout):
         raise InputError(Fault(name, "the source has no pin yet", remedy))
     pin = _read(layout)
-    bare = _section(
-        Source(uri=params.source.uri, format=params.source.format)
-    )  # a setting newer than the pin is as here
-    for field, value in _section(params.source).items():
-        if {**bare, **pin}[field] != value:
-            reason = f"params.yaml says {value!r}, the pin {pin.get(field)!r}"
-            raise InputError(Fault(name, reason, remedy, field=f"source.{field}"))
+    for field in differing(pin, params.source):
+        reason = f"params.yaml says {_section(params.source)[field]!r}, the pin {pin.get(field)!r}"
+        raise InputError(Fault(name, reason, remedy, field=f"source.{field}"))
     source = _pinned(params.source, pin["commit"])
     if (now := _tracked_parts(layout, params.source)) != pin.get("dvc", {}):
         reason = f"DVC's files of the source name {now or 'nothing'}, the pin {pin.get('dvc') or 'nothing'}"
         raise InputError(Fault(name, reason, f"Run `dvc checkout` if the files here are older. {remedy}"))
     _compare(source, pin, _parts(source, layout.root), remedy)
     return source
+
+
+def differing(pin: Pin, source: Source) -> list[str]:
+    """Name the settings of a source that its pin has otherwise. One that is newer than the pin had its default then."""
+    then = {**_section(Source(uri=source.uri, format=source.format)), **pin}
+    return [field for field, value in _section(source).items() if then[field] != value]
 
 
 def tracked(root: Path, path: str) -> str:
