@@ -35,6 +35,7 @@ def predicted(
     columns: dict[str, Any] = {
         "id": rows["id"],
         "prediction": pa.array(given, pa.string()),
+        "start": pa.nulls(len(given), pa.int32()),
         "answer": pa.array(answers or given, pa.string()),
         "score_difference": pa.array(differences or [0.0] * len(given)),
         "nbest": pa.array([[]] * len(given), pa.list_(predictions.NBEST)),

@@ -23,6 +23,14 @@ def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture
 def deployed(project: Toy, prefect_api: None) -> Iterator[Toy]:
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelled
+
+    with client() as api:  # retrains that other tests have killed still run by what the server knows
+        running = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.RUNNING]))
+        for left in api.read_flow_runs(flow_run_filter=filters.FlowRunFilter(state=running)):
+            api.set_flow_run_state(left.id, Cancelled(), force=True)
     deploy(project.root)
     yield project
     from flows import deploy as module
